@@ -1,0 +1,1 @@
+"""From stamped inputs to a plan: numpy and OpenCV only."""

@@ -1,0 +1,46 @@
+"""Pictures: JPEG bytes -> RGB -> model size -> normalised patch rows, the only image path of the whole package."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from spanvla_ros.contracts import InputError, ModelSpec
+
+
+def decode_jpeg(data: bytes, name: str = "image") -> np.ndarray:
+    """JPEG or PNG bytes -> RGB (H, W, 3) uint8. A truncated picture is an error, not half a picture."""
+    if len(data) >= 2 and data[:2] == b"\xff\xd8" and b"\xff\xd9" not in data[-64:]:
+        raise InputError(f"{name}: JPEG of {len(data)} bytes is truncated (no end marker); check the camera driver or the bag")
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    if decoded is None:
+        raise InputError(f"{name}: {len(data)} bytes are no readable JPEG or PNG")
+    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
+
+
+def fit(rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Cut to the aspect of `size` (height, width) and resize: too tall loses sky at the top, too wide loses both sides."""
+    height, width = rgb.shape[:2]
+    if height * size[1] > width * size[0]:
+        rgb = rgb[height - round(width * size[0] / size[1]) :]
+    else:
+        keep = round(height * size[1] / size[0])
+        left = (width - keep) // 2
+        rgb = rgb[:, left : left + keep]
+    return cv2.resize(rgb, (size[1], size[0]), interpolation=cv2.INTER_AREA)
+
+
+def patchify(frames: np.ndarray, spec: ModelSpec) -> np.ndarray:
+    """Frames (..., F, H, W, 3) uint8 at model size -> patch rows (..., F/temporal, N, 3*temporal*patch*patch) float32.
+
+    Row order and layout are those of Qwen2VLImageProcessor: merge blocks first, then channel, time, y, x.
+    """
+    lead, (count, height, width, _) = frames.shape[:-4], frames.shape[-4:]
+    p, m, t = spec.patch, spec.merge, spec.temporal_patch
+    mean, std = np.float32(spec.image_mean), np.float32(spec.image_std)
+    scaled = (frames.astype(np.float32) / np.float32(255) - mean) / std
+    rows, columns = height // (p * m), width // (p * m)
+    blocks = scaled.reshape(-1, count // t, t, rows, m, p, columns, m, p, 3)
+    # batch, group, row, column, merge y, merge x, channel, time, y, x
+    ordered = blocks.transpose(0, 1, 3, 6, 4, 7, 9, 2, 5, 8)
+    return np.ascontiguousarray(ordered).reshape(*lead, count // t, rows * columns * m * m, 3 * t * p * p)

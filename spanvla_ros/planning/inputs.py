@@ -1,0 +1,144 @@
+"""Stamped messages -> one observation on the model's own time grid. Frames and poses are chosen by stamp, never by index."""
+
+from __future__ import annotations
+
+import bisect
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+
+from spanvla_ros import geometry
+from spanvla_ros.contracts import NS_PER_S, Command, EgoHistory, Image, InputError, ModelSpec, NotReady, Observation
+from spanvla_ros.planning.images import decode_jpeg
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputLimits:
+    """frame_tolerance_s: how far a frame may lie from its grid stamp; odometry_gap_s: longest gap that is interpolated."""
+
+    frame_tolerance_s: float = 0.06
+    odometry_gap_s: float = 0.25
+
+
+class InputBuffer:
+    """Recent frames and odometry by stamp. Thread-safe: callbacks add, the inference thread observes.
+
+    A payload is encoded bytes, decoded when it is first used, or an RGB array (H, W, 3) uint8.
+    """
+
+    def __init__(self, spec: ModelSpec, limits: InputLimits | None = None):
+        self.spec = spec
+        self.limits = limits or InputLimits()
+        self._keep_ns = int((1.0 - min(*spec.frame_offsets_s, *spec.history_offsets_s)) * NS_PER_S)
+        self._lock = threading.Lock()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything, as after a jump of the clock."""
+        with self._lock:
+            self._stamps: dict[str, list[int]] = {c: [] for c in self.spec.cameras}
+            self._payloads: dict[str, dict[int, bytes | np.ndarray]] = {c: {} for c in self.spec.cameras}
+            self._odometry: list[tuple[int, np.ndarray]] = []
+
+    def add_image(self, camera: str, stamp_ns: int, payload: bytes | np.ndarray) -> None:
+        """Store a frame; one with a stamp that is already there replaces it."""
+        if camera not in self._stamps:
+            raise InputError(f"camera '{camera}' is unknown; the model has {list(self.spec.cameras)}")
+        with self._lock:
+            stamps, payloads = self._stamps[camera], self._payloads[camera]
+            if stamp_ns not in payloads:
+                bisect.insort(stamps, stamp_ns)
+            payloads[stamp_ns] = payload
+            while stamps and stamps[0] < stamps[-1] - self._keep_ns:
+                del payloads[stamps.pop(0)]
+
+    def add_odometry(self, stamp_ns: int, pose_odom: np.ndarray, speed_mps: float, yaw_rate_rps: float) -> None:
+        """Store pose (3,) of base_link in the odometry frame, speed along x and yaw rate in base_link."""
+        row = np.array([*pose_odom, speed_mps, yaw_rate_rps], np.float64)
+        if not np.isfinite(row).all():
+            raise InputError(f"odometry at {stamp_ns} ns holds a value that is not finite: {row.tolist()}")
+        with self._lock:
+            index = bisect.bisect_left(self._odometry, stamp_ns, key=lambda entry: entry[0])
+            if index < len(self._odometry) and self._odometry[index][0] == stamp_ns:
+                self._odometry[index] = (stamp_ns, row)
+            else:
+                self._odometry.insert(index, (stamp_ns, row))
+            while self._odometry[0][0] < self._odometry[-1][0] - self._keep_ns:
+                self._odometry.pop(0)
+
+    @property
+    def newest_odometry_ns(self) -> int | None:
+        with self._lock:
+            return self._odometry[-1][0] if self._odometry else None
+
+    def observe(self, t0_ns: int, command: Command = Command.UNKNOWN) -> Observation:
+        """The observation at `t0_ns`, or NotReady with the reason. Needs odometry on both sides of every grid stamp."""
+        history, pose_odom = self._history(t0_ns)
+        images, ages = {}, {}
+        for camera in self.spec.cameras:
+            frames = [self._frame(camera, t0_ns + round(o * NS_PER_S)) for o in self.spec.frame_offsets_s]
+            images[camera] = tuple(frame for frame, _ in frames)
+            ages[camera] = tuple(age for _, age in frames)
+        newest = [images[c][-1].stamp_ns for c in self.spec.cameras]
+        return Observation(
+            t0_ns=t0_ns,
+            images=images,
+            history=history,
+            pose_odom=pose_odom,
+            command=command,
+            image_ages_s=ages,
+            skew_s=(max(newest) - min(newest)) / NS_PER_S,
+        )
+
+    def _frame(self, camera: str, wanted_ns: int) -> tuple[Image, float]:
+        with self._lock:
+            stamps = self._stamps[camera]
+            near = stamps[max(0, bisect.bisect_left(stamps, wanted_ns) - 1) :][:2]
+            if not near:
+                raise NotReady("IMAGE_MISSING", f"no image of camera '{camera}' yet")
+            stamp = min(near, key=lambda s: (abs(s - wanted_ns), s))
+            distance_s = (stamp - wanted_ns) / NS_PER_S
+            if abs(distance_s) > self.limits.frame_tolerance_s:
+                raise NotReady(
+                    "IMAGE_MISSING",
+                    f"camera '{camera}' has no frame within {self.limits.frame_tolerance_s:g} s of {wanted_ns} ns, "
+                    f"the nearest is {distance_s:+.3f} s away",
+                )
+            payload = self._payloads[camera][stamp]
+        if isinstance(payload, bytes):
+            payload = decode_jpeg(payload, f"camera '{camera}' at {stamp} ns")
+            with self._lock:
+                if stamp in self._payloads[camera]:
+                    self._payloads[camera][stamp] = payload
+        return Image(stamp_ns=stamp, rgb=payload), -distance_s
+
+    def _history(self, t0_ns: int) -> tuple[EgoHistory, np.ndarray]:
+        grid = [t0_ns + round(o * NS_PER_S) for o in self.spec.history_offsets_s]
+        with self._lock:
+            entries = list(self._odometry)
+        if not entries:
+            raise NotReady("ODOMETRY_MISSING", "no odometry yet")
+        if entries[-1][0] < t0_ns:
+            raise NotReady("ODOMETRY_BEHIND", f"the newest odometry is {(t0_ns - entries[-1][0]) / NS_PER_S:.3f} s older than the image")
+        if entries[0][0] > grid[0]:
+            raise NotReady("HISTORY_SHORT", f"odometry reaches back {(t0_ns - entries[0][0]) / NS_PER_S:.2f} s, the model needs {-self.spec.history_offsets_s[0]:g} s")
+        stamps = np.array([s for s, _ in entries], np.int64)
+        for stamp in grid:
+            after = int(np.searchsorted(stamps, stamp))
+            gap_s = (stamps[after] - stamps[after - 1]) / NS_PER_S if stamps[after] != stamp else 0.0
+            if gap_s > self.limits.odometry_gap_s:
+                raise NotReady("ODOMETRY_GAP", f"odometry has a gap of {gap_s:.3f} s at {stamp} ns, allowed are {self.limits.odometry_gap_s:g} s")
+        rows = np.stack([r for _, r in entries])
+        # relative seconds: nanosecond stamps exceed the exact range of float64
+        seconds, at = (stamps - t0_ns) / NS_PER_S, (np.array(grid, np.int64) - t0_ns) / NS_PER_S
+        poses = geometry.interpolate_poses(seconds, rows[:, :3], at)
+        speeds, yaw_rates = np.interp(at, seconds, rows[:, 3]), np.interp(at, seconds, rows[:, 4])
+        history = EgoHistory(
+            stamps_ns=tuple(grid),
+            poses_base=geometry.to_local(poses[-1], poses),
+            speeds_mps=speeds,
+            yaw_rates_rps=yaw_rates,
+            acceleration_mps2=float((speeds[-1] - speeds[-2]) / (at[-1] - at[-2])),
+        )
+        return history, poses[-1]
