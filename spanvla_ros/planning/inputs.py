@@ -21,13 +21,22 @@ class InputLimits:
     odometry_gap_s: float = 0.25
 
 
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """The part of a ModelSpec that says which stamps an observation needs; stands in for one where there is no model."""
+
+    cameras: tuple[str, ...]
+    frame_offsets_s: tuple[float, ...]
+    history_offsets_s: tuple[float, ...]
+
+
 class InputBuffer:
     """Recent frames and odometry by stamp. Thread-safe: callbacks add, the inference thread observes.
 
     A payload is encoded bytes, decoded when it is first used, or an RGB array (H, W, 3) uint8.
     """
 
-    def __init__(self, spec: ModelSpec, limits: InputLimits | None = None):
+    def __init__(self, spec: ModelSpec | Grid, limits: InputLimits | None = None):
         self.spec = spec
         self.limits = limits or InputLimits()
         self._keep_ns = int((1.0 - min(*spec.frame_offsets_s, *spec.history_offsets_s)) * NS_PER_S)

@@ -8,6 +8,7 @@ from spanvla_ros import geometry
 from spanvla_ros.contracts import Plan, Trajectory
 
 SPACING_S = 0.1
+SWING_MPS = 0.2
 
 
 def densify(plan: Plan, spacing_s: float = SPACING_S) -> Trajectory:
@@ -23,9 +24,8 @@ def densify(plan: Plan, spacing_s: float = SPACING_S) -> Trajectory:
     poses = geometry.to_global(plan.pose_odom, np.column_stack([xy, yaw]))
     speeds, accelerations, yaw_rates = kinematics(times, poses)
     speeds[0] = plan.speed_mps
-    if plan.speed_mps >= 0:
-        # a spline that comes to rest may swing back by a few millimetres
-        speeds = np.maximum(speeds, 0.0)
+    # a spline that comes to rest may swing back by a few millimetres; real reversing stays visible
+    speeds = np.where((speeds < 0) & (speeds > -SWING_MPS), 0.0, speeds)
     return Trajectory(
         stamp_ns=plan.t0_ns, times_s=times, poses_odom=poses, speeds_mps=speeds, accelerations_mps2=accelerations, yaw_rates_rps=yaw_rates
     )

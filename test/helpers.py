@@ -1,0 +1,41 @@
+"""Small builders that several tests share."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from spanvla_ros.contracts import EgoHistory, ModelSpec
+
+S = 1_000_000_000
+
+
+def demo_spec(**changes) -> ModelSpec:
+    values = dict(
+        name="demo",
+        cameras=("front",),
+        frame_offsets_s=(-0.5, 0.0),
+        history_offsets_s=(-1.5, -1.0, -0.5, 0.0),
+        image_size=(112, 224),
+        waypoints=10,
+        waypoint_interval_s=0.5,
+        prompt_version="compact/1",
+        prompt_tokens=80,
+        max_reasoning_tokens=24,
+        tokenizer_sha256="",
+        taps=(1, 3),
+        flow_steps=5,
+        source_sigma=0.1,
+        action_scale=((1.0, 1.0, 1.0),) * 10,
+    )
+    return ModelSpec(**{**values, **changes})
+
+
+def history(speed: float = 8.0, yaw_rate: float = 0.05, t0_ns: int = 10 * S) -> EgoHistory:
+    times = np.array([-1.5, -1.0, -0.5, 0.0])
+    return EgoHistory(
+        stamps_ns=tuple(t0_ns + int(t * S) for t in times),
+        poses_base=np.column_stack([7.7 * times, [0.4, 0.2, 0.05, 0.0], np.radians([-4, -2, -0.5, 0.0])]),
+        speeds_mps=speed + 0.6 * times,
+        yaw_rates_rps=np.full(4, yaw_rate),
+        acceleration_mps2=0.6,
+    )

@@ -1,0 +1,49 @@
+import cv2
+import numpy as np
+import pytest
+
+from helpers import demo_spec
+from spanvla_ros.contracts import InputError
+from spanvla_ros.planning import images
+
+RNG = np.random.default_rng(0)
+
+
+def jpeg(height=252, width=448):
+    return cv2.imencode(".jpg", RNG.integers(0, 255, (height, width, 3), np.uint8))[1].tobytes()
+
+
+def test_each_temporal_slice_equals_the_transformers_processor():
+    processors = pytest.importorskip("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl")
+    from PIL import Image
+
+    spec = demo_spec()
+    frames = RNG.integers(0, 255, (2, *spec.image_size, 3), np.uint8)
+    ours = images.patchify(frames, spec)[0].reshape(-1, 3, spec.temporal_patch, spec.patch, spec.patch)
+    processor = processors.Qwen2VLImageProcessorPil(min_pixels=1, max_pixels=10**9)
+    for time in range(2):
+        theirs = np.asarray(processor(images=[Image.fromarray(frames[time])], return_tensors="np")["pixel_values"])
+        theirs = theirs.reshape(-1, 3, 2, spec.patch, spec.patch)
+        np.testing.assert_allclose(ours[:, :, time], theirs[:, :, 0], atol=1e-5)
+
+
+def test_fit_cuts_sky_and_both_sides():
+    tall = np.zeros((252, 448, 3), np.uint8)
+    tall[:28] = 255
+    assert images.fit(tall, (112, 224)).max() == 0
+    wide = np.zeros((100, 400, 3), np.uint8)
+    wide[:, :100] = wide[:, 300:] = 255
+    assert images.fit(wide, (112, 224)).max() == 0
+
+
+def test_decode_gives_rgb():
+    picture = np.zeros((32, 32, 3), np.uint8)
+    picture[..., 0] = 250
+    data = cv2.imencode(".png", picture[..., ::-1])[1].tobytes()
+    assert images.decode_jpeg(data)[0, 0].tolist() == [250, 0, 0]
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff\xd8garbage", jpeg()[:5000], b"no picture at all"], ids=["empty", "garbage", "truncated", "text"])
+def test_bad_pictures_are_one_clear_error(data):
+    with pytest.raises(InputError, match=f"{len(data)} bytes"):
+        images.decode_jpeg(data, "camera 'front'")
