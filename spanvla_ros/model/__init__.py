@@ -1,0 +1,1 @@
+"""The network in torch: VLM, action expert, flow matching."""

@@ -1,0 +1,72 @@
+"""A model folder: model.safetensors (weights), model.json (architecture and ModelSpec), tokenizer.json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from spanvla_ros.contracts import ConfigError, ModelSpec
+from spanvla_ros.model.architecture import Architecture
+from spanvla_ros.model.spanvla import SpanVLA
+from spanvla_ros.planning import tokenizer as tokenizers
+
+SCHEMA = "spanvla-model/1"
+WEIGHTS, DESCRIPTION, TOKENIZER = "model.safetensors", "model.json", "tokenizer.json"
+# tied to the token embedding, so a second copy would only be able to disagree
+TIED = "vlm.lm_head.weight"
+
+
+def weights(model: SpanVLA) -> dict[str, torch.Tensor]:
+    """Weights under Hugging Face names, `vlm.` and `expert.` in front."""
+    parts = {"vlm": model.vlm.hf, "expert": model.expert}
+    named = {f"{part}.{name}": value.detach() for part, module in parts.items() for name, value in module.state_dict().items()}
+    return {name: value for name, value in named.items() if name != TIED}
+
+
+def save(model: SpanVLA, folder: Path | str, dtype: torch.dtype = torch.bfloat16) -> None:
+    """Write a model folder; weights are stored as `dtype`."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: value.to(dtype).contiguous() for name, value in weights(model).items()}, str(folder / WEIGHTS))
+    description = {"schema": SCHEMA, "architecture": model.architecture.to_dict(), "spec": model.spec.to_dict()}
+    (folder / DESCRIPTION).write_text(json.dumps(description, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    model.tokenizer.save(str(folder / TOKENIZER))
+
+
+def load(folder: Path | str) -> SpanVLA:
+    """Read a model folder, in float32 and evaluation mode. Errors: ConfigError names the file and what is wrong with it."""
+    folder = Path(folder)
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        raise ConfigError(f"{folder} is no model folder: {DESCRIPTION} is missing")
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid JSON: {error}") from None
+    if description.get("schema") != SCHEMA:
+        raise ConfigError(f"{path} has schema {description.get('schema')!r}; this version reads {SCHEMA!r}")
+    architecture = Architecture.from_dict(description["architecture"], str(path))
+    model = SpanVLA(architecture, ModelSpec.from_dict(description["spec"]), tokenizers.load(folder / TOKENIZER))
+    load_weights(model, folder / WEIGHTS)
+    return model.eval()
+
+
+def load_weights(model: SpanVLA, path: Path | str) -> None:
+    """Fill `model` from a safetensors file. Errors: ConfigError names the first weights that are missing, unknown or misshapen."""
+    try:
+        stored = load_file(str(path))
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{path} can't be read: {error}") from None
+    expected = weights(model)
+    for text, names in (("lacks", expected.keys() - stored.keys()), ("has unknown", stored.keys() - expected.keys())):
+        if names:
+            raise ConfigError(f"{path} {text} weights, {len(names)} in all, first {min(names)}")
+    with torch.no_grad():
+        for name, target in expected.items():
+            if target.shape != stored[name].shape:
+                raise ConfigError(f"{path}: {name} has shape {tuple(stored[name].shape)}, the architecture needs {tuple(target.shape)}")
+            target.copy_(stored[name])

@@ -1,0 +1,169 @@
+"""SpanVLA: the VLM that reasons in text, and the action expert that reads a sparse part of its KV cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from spanvla_ros.contracts import ModelSpec
+from spanvla_ros.model import flow
+from spanvla_ros.model.architecture import Architecture
+from spanvla_ros.model.attention import additive
+from spanvla_ros.model.expert import ActionExpert
+from spanvla_ros.model.vlm import KV, VLM, causal_mask
+from spanvla_ros.planning.tokenizer import ACTION_START, SPECIAL_TOKENS
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextOutput:
+    """logits (B, L, V): row j predicts answer token j; kv: per layer rotated keys and values (B, Hkv, S+L, D); features (B, Nv, H)."""
+
+    logits: Tensor
+    kv: KV
+    features: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoded:
+    """Greedy answers. tokens (B, L) int64, padded with -1; kv per layer (B, Hkv, cache_tokens, D); valid (B, cache_tokens)
+    bool; next_position (B,); forced (B,) bool: the budget ended before <action_start> came by itself."""
+
+    tokens: Tensor
+    kv: KV
+    valid: Tensor
+    next_position: Tensor
+    forced: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prefilled:
+    """logits (B, V) of the first answer token; kv per layer (B, Hkv, S, D); start (B,): M-RoPE position of the first answer token."""
+
+    logits: Tensor
+    kv: KV
+    start: Tensor
+
+
+class SpanVLA(nn.Module):
+    """Both networks and the ModelSpec that fixes their inputs. `tokenizer` is a tokenizers.Tokenizer."""
+
+    def __init__(self, architecture: Architecture, spec: ModelSpec, tokenizer):
+        super().__init__()
+        self.architecture, self.spec, self.tokenizer = architecture, spec, tokenizer
+        token_ids = {name: tokenizer.token_to_id(name) for name in SPECIAL_TOKENS}
+        self.action_start = token_ids[ACTION_START]
+        self.vlm = VLM(architecture, spec, tokenizer.get_vocab_size(), token_ids)
+        self.expert = ActionExpert(architecture, spec)
+        self.register_buffer("action_scale", torch.tensor(spec.action_scale, dtype=torch.float32), persistent=False)
+
+    def train_only(self, *, vision: bool = True, text: bool = True, expert: bool = True) -> None:
+        """Choose what learns: stage 1 trains the VLM (the paper freezes its pretrained vision), stage 2 the expert."""
+        self.vlm.requires_grad_(text)
+        self.vlm.tower.requires_grad_(vision)
+        self.expert.requires_grad_(expert)
+
+    def vision(self, patches: Tensor) -> Tensor:
+        """Features (B, Nv, H) of patches (B, G, N, 1176)."""
+        batch = patches.shape[0]
+        return self.vlm.vision(patches.flatten(0, 1)).reshape(batch, self.spec.vision_tokens, -1)
+
+    def forward_text(self, features: Tensor, ids: Tensor, slot: Tensor, positions: Tensor, valid: Tensor, length: Tensor) -> TextOutput:
+        """Teacher-forced pass over prompt and answer as laid out by `sequence.teacher_forced`.
+
+        features (B, Nv, H) of `vision`; ids, slot, valid (B, S+L); positions (3, B, S+L); length (B,).
+        """
+        hidden, kv = self.vlm.decode_layers(self.vlm.embed(ids, slot, features), *self.vlm.rope(positions), causal_mask(valid))
+        # the prompt is padded: answer token 0 is predicted by the last real prompt token, token j by answer token j - 1
+        prompt = self.spec.prompt_tokens
+        rows = torch.arange(prompt - 1, ids.shape[1] - 1, device=ids.device).repeat(len(ids), 1)
+        rows[:, 0] = length - 1
+        picked = hidden.gather(1, rows[..., None].expand(-1, -1, hidden.shape[-1]))
+        return TextOutput(logits=self.vlm.logits(picked), kv=kv, features=features)
+
+    def prefill(self, features: Tensor, ids: Tensor, slot: Tensor, positions: Tensor, length: Tensor) -> Prefilled:
+        """Encode prompts: ids, slot (B, S), positions (3, B, S), length (B,)."""
+        valid = torch.arange(ids.shape[1], device=ids.device) < length[:, None]
+        hidden, kv = self.vlm.decode_layers(self.vlm.embed(ids, slot, features), *self.vlm.rope(positions), causal_mask(valid))
+        last = hidden.gather(1, (length - 1)[:, None, None].expand(-1, 1, hidden.shape[-1]))
+        start = torch.where(valid, positions.amax(dim=0), -1).amax(dim=1) + 1
+        return Prefilled(logits=self.vlm.logits(last)[:, 0], kv=kv, start=start)
+
+    def step(self, token: Tensor, position: Tensor, valid: Tensor, cache: KV) -> tuple[Tensor, KV]:
+        """One decoding step: token (B, 1) at M-RoPE position (B,), attending to valid (B, K) slots of the cache (B, Hkv, K, D)
+        and itself. Returns logits (B, V) and the new columns (B, Hkv, 1, D) per layer."""
+        seen = torch.cat((valid.to(torch.float32), torch.ones_like(token, dtype=torch.float32)), dim=1)
+        rope = self.vlm.rope(position[None, :, None].expand(3, -1, 1))
+        hidden, columns = self.vlm.decode_layers(self.vlm.decoder.embed_tokens(token), *rope, additive(seen)[:, None, None], past=cache)
+        return self.vlm.logits(hidden)[:, 0], columns
+
+    @torch.no_grad()
+    def decode_greedy(self, features: Tensor, ids: Tensor, slot: Tensor, positions: Tensor, length: Tensor, max_tokens: int | None = None) -> Decoded:
+        """Prefill and decode a batch. Every row ends with <action_start> in the cache, forced after `max_tokens` (default:
+        max_reasoning_tokens); a row is decoded to its own end, slots after it stay invalid."""
+        prefilled = self.prefill(features, ids, slot, positions, length)
+        batch, prompt = ids.shape
+        budget = self.spec.max_reasoning_tokens if max_tokens is None else min(max_tokens, self.spec.max_reasoning_tokens)
+        spare = self.spec.cache_tokens - prompt
+        cache = [tuple(torch.nn.functional.pad(t, (0, 0, 0, spare)) for t in layer) for layer in prefilled.kv]
+        valid = torch.zeros(batch, self.spec.cache_tokens, dtype=torch.bool, device=ids.device)
+        valid[:, :prompt] = torch.arange(prompt, device=ids.device) < length[:, None]
+        tokens = torch.full((batch, budget + 1), -1, dtype=torch.int64, device=ids.device)
+        running = torch.ones(batch, dtype=torch.bool, device=ids.device)
+        forced = torch.zeros_like(running)
+        logits, count = prefilled.logits, torch.zeros_like(prefilled.start)
+        for index in range(budget + 1):
+            token = logits.argmax(dim=-1)
+            if index == budget:
+                forced = running & (token != self.action_start)
+                token = torch.full_like(token, self.action_start)
+            tokens[running, index] = token[running]
+            logits, columns = self.step(token[:, None], prefilled.start + index, valid, cache)
+            for layer, new in zip(cache, columns):
+                layer[0][:, :, prompt + index], layer[1][:, :, prompt + index] = new[0][:, :, 0], new[1][:, :, 0]
+            valid[:, prompt + index] = running
+            count = count + running
+            running = running & (token != self.action_start)
+            if not running.any():
+                break
+        return Decoded(tokens=tokens[:, : index + 1], kv=cache, valid=valid, next_position=prefilled.start + count, forced=forced)
+
+    def tapped(self, kv: KV) -> KV:
+        """The layers that the expert reads."""
+        return [kv[layer] for layer in self.spec.taps]
+
+    def velocity_field(self, kv_taps: KV, valid: Tensor, next_position: Tensor, ego: Tensor) -> flow.Field:
+        """Velocity field of the flow under one KV cache: kv_taps (B, Hkv, K, D), valid (B, K), next_position (B,), ego (B, E)."""
+        mask = additive(valid)[:, None, None]
+        rope = self.vlm.rope(next_position[None, :, None].expand(3, -1, 1))
+        return lambda point, tau: self.expert(point, tau, ego, kv_taps, mask, rope)
+
+    def flow_loss(
+        self,
+        kv_taps: KV,
+        valid: Tensor,
+        next_position: Tensor,
+        ego: Tensor,
+        base: Tensor,
+        waypoints: Tensor,
+        *,
+        tau: flow.TauConfig = flow.TauConfig(),
+        weights: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Flow matching loss per sample (B,). base and waypoints (B, T, 3) in base_link; no gradient reaches the VLM."""
+        detached = [(key.detach().float(), value.detach().float()) for key, value in kv_taps]
+        field = self.velocity_field(detached, valid, next_position, ego)
+        target = flow.to_residual(waypoints, base, self.action_scale)
+        noise = torch.randn(target.shape, generator=generator, device=target.device) * self.spec.source_sigma
+        times = flow.sample_tau(len(target), tau, generator, target.device)
+        return flow.loss(field, self.expert.source_mean(ego), noise, target, times, weights)
+
+    def sample(self, kv_taps: KV, valid: Tensor, next_position: Tensor, ego: Tensor, base: Tensor, noise: Tensor | None = None, steps: int | None = None) -> Tensor:
+        """Waypoints (B, T, 3) in base_link; noise (B, T, 3) in units of the source sigma, none by default."""
+        source = self.expert.source_mean(ego)
+        if noise is not None:
+            source = source + self.spec.source_sigma * noise
+        field = self.velocity_field(kv_taps, valid, next_position, ego)
+        return flow.from_residual(flow.integrate(field, source, steps or self.spec.flow_steps), base, self.action_scale)

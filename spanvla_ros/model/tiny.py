@@ -1,0 +1,69 @@
+"""A random model of the smallest size, for tests and for trying the tools without a checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import torch
+
+from spanvla_ros.contracts import ModelSpec
+from spanvla_ros.model.architecture import Architecture, ExpertArchitecture, TextArchitecture, VisionArchitecture
+from spanvla_ros.model.spanvla import SpanVLA
+from spanvla_ros.planning import prompt, tokenizer
+
+TINY = Architecture(
+    vision=VisionArchitecture(depth=2, hidden=32, heads=2, intermediate=64, window_px=112, full_attention=(1,)),
+    text=TextArchitecture(layers=4, hidden=64, heads=4, kv_heads=2, intermediate=128),
+    expert=ExpertArchitecture(hidden=64, self_heads=4, intermediate=128),
+)
+VOCABULARY = 640
+
+
+def _texts() -> Iterator[str]:
+    """Sentences of the kind the prompt and the answer hold, so that a real prompt fits into the tiny model."""
+    for number in range(-100, 101):
+        for value in (f"{number / 2:.1f}", f"{number / 5:.1f}", f"{number}"):
+            yield f" {value.removesuffix('.0')}"
+    for words in prompt.INSTRUCTIONS.values():
+        yield f" user front {words} ; acceleration 0 ; speed 0 0 0 0 ; path 0 0 0 ; 0 0 0 assistant"
+    yield f" {prompt.reasoning_text(None)}"
+    yield f" {prompt.reasoning_text('the car ahead brakes, I keep my distance.')}"
+
+
+def tiny_spec(tokenizer_sha256: str = "") -> ModelSpec:
+    """The demo's inputs and horizon with a short answer."""
+    return ModelSpec(
+        name="tiny",
+        cameras=("front",),
+        frame_offsets_s=(-0.5, 0.0),
+        history_offsets_s=(-1.5, -1.0, -0.5, 0.0),
+        image_size=(112, 224),
+        waypoints=10,
+        waypoint_interval_s=0.5,
+        prompt_version="compact/1",
+        prompt_tokens=112,
+        max_reasoning_tokens=12,
+        tokenizer_sha256=tokenizer_sha256,
+        taps=(1, 3),
+        flow_steps=5,
+        source_sigma=0.5,
+        action_scale=tuple((0.5 + 0.5 * k, 0.2 + 0.2 * k, 0.05 + 0.03 * k) for k in range(10)),
+    )
+
+
+def build(seed: int = 0, architecture: Architecture = TINY, spec: ModelSpec | None = None) -> SpanVLA:
+    """A model with random weights, reproducible by `seed`.
+
+    They are larger than those that training starts from: there the flow is the constant roll-out, and the decoder, whose
+    output is tied to its input, repeats its last token.
+    """
+    words = tokenizer.train(_texts(), VOCABULARY)
+    spec = spec or tiny_spec(hashlib.sha256(words.to_str().encode()).hexdigest())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = SpanVLA(architecture, spec, words)
+        for name, weight in model.named_parameters():
+            if weight.ndim > 1:
+                torch.nn.init.normal_(weight, std=0.1 if "embed_tokens" in name else weight[0].numel() ** -0.5)
+    return model.eval()

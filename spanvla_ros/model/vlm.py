@@ -1,0 +1,174 @@
+"""Qwen2.5-VL with a fast fixed-shape forward.
+
+The weights live in the Hugging Face modules, so checkpoints are interchangeable. Their own forward, however, loops over
+ragged windows with data-dependent splits: slow in training, and it can't be exported. Camera grid and prompt length are
+fixed by ModelSpec, so here every index is a constant and every attention a dense batch. Tests hold both forwards equal.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
+
+from spanvla_ros.contracts import ConfigError, ModelSpec
+from spanvla_ros.model.architecture import Architecture
+from spanvla_ros.model.attention import additive, attend, rotate
+from spanvla_ros.planning.tokenizer import ACTION_START, PAD, VIDEO_PAD, VISION_END, VISION_START
+
+KV = list[tuple[Tensor, Tensor]]
+
+
+def huggingface_config(architecture: Architecture, spec: ModelSpec, vocabulary: int, token_ids: dict[str, int]) -> Qwen2_5_VLConfig:
+    """Hugging Face description of the VLM; `token_ids` maps the special tokens that their own forward looks for."""
+    vision, text = architecture.vision, architecture.text
+    return Qwen2_5_VLConfig(
+        text_config={
+            "hidden_size": text.hidden,
+            "num_hidden_layers": text.layers,
+            "num_attention_heads": text.heads,
+            "num_key_value_heads": text.kv_heads,
+            "intermediate_size": text.intermediate,
+            "vocab_size": vocabulary,
+            "rms_norm_eps": 1e-6,
+            "max_position_embeddings": 32768,
+            "rope_parameters": {"rope_type": "default", "rope_theta": text.rope_theta, "mrope_section": list(text.mrope_section)},
+            "bos_token_id": None,
+            "eos_token_id": token_ids[ACTION_START],
+            "pad_token_id": token_ids[PAD],
+            "tie_word_embeddings": True,
+        },
+        vision_config={
+            "depth": vision.depth,
+            "hidden_size": vision.hidden,
+            "num_heads": vision.heads,
+            "intermediate_size": vision.intermediate,
+            "out_hidden_size": text.hidden,
+            "patch_size": spec.patch,
+            "spatial_merge_size": spec.merge,
+            "temporal_patch_size": spec.temporal_patch,
+            "window_size": vision.window_px,
+            "fullatt_block_indexes": list(vision.full_attention),
+        },
+        video_token_id=token_ids[VIDEO_PAD],
+        image_token_id=vocabulary,  # pictures enter as video only
+        vision_start_token_id=token_ids[VISION_START],
+        vision_end_token_id=token_ids[VISION_END],
+        tie_word_embeddings=True,
+    )
+
+
+class VLM(nn.Module):
+    """Vision tower and decoder for one camera grid. `hf` holds all weights."""
+
+    def __init__(self, architecture: Architecture, spec: ModelSpec, vocabulary: int, token_ids: dict[str, int]):
+        super().__init__()
+        if max(spec.taps) >= architecture.text.layers:
+            raise ConfigError(f"taps {spec.taps} name a layer beyond the last one, {architecture.text.layers - 1}")
+        self.hf = Qwen2_5_VLForConditionalGeneration(huggingface_config(architecture, spec, vocabulary, token_ids))
+        text = architecture.text
+        self.layers, self.heads, self.kv_heads, self.head_dim = text.layers, text.heads, text.kv_heads, text.head_dim
+        self.vision_heads, self.full_attention = architecture.vision.heads, frozenset(architecture.vision.full_attention)
+        self._register_vision_constants(architecture, spec)
+        frequency_axis = torch.repeat_interleave(torch.arange(3), torch.tensor(text.mrope_section))
+        self.register_buffer("frequency_axis", frequency_axis, persistent=False)
+        exponent = torch.arange(0, self.head_dim, 2, dtype=torch.float32) / self.head_dim
+        self.register_buffer("frequency", 1.0 / text.rope_theta**exponent, persistent=False)
+
+    def _register_vision_constants(self, architecture: Architecture, spec: ModelSpec) -> None:
+        rows, columns = spec.grid
+        unit = spec.merge**2
+        grid = torch.tensor([[1, rows * spec.merge, columns * spec.merge]])
+        window_index, bounds = get_vision_window_index(grid, spec.merge, architecture.vision.window_px, spec.patch)
+        order = (window_index[:, None] * unit + torch.arange(unit)).reshape(-1)
+        size = architecture.vision.hidden // architecture.vision.heads
+        frequency = 1.0 / 10000.0 ** (torch.arange(0, size // 2, 2, dtype=torch.float32) / (size // 2))
+        angle = (get_vision_position_ids(grid, spec.merge)[..., None].float() * frequency).flatten(1)
+        angle = torch.cat((angle, angle), dim=-1)[order]
+        lengths = bounds.diff()
+        ragged = bool((lengths != lengths[0]).any())
+        self.windows = len(lengths)
+        window_of = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+        constants = {
+            "patch_order": order,
+            "merged_order": torch.argsort(window_index),
+            "vision_cos": angle.cos(),
+            "vision_sin": angle.sin(),
+            # unequal windows (a grid that doesn't divide): dense attention with a block mask instead of reshaping
+            "window_mask": additive(window_of[:, None] == window_of[None])[None, None] if ragged else None,
+        }
+        for name, value in constants.items():
+            self.register_buffer(name, value, persistent=False)
+
+    @property
+    def tower(self) -> nn.Module:
+        return self.hf.model.visual
+
+    @property
+    def decoder(self) -> nn.Module:
+        return self.hf.model.language_model
+
+    def vision(self, patches: Tensor) -> Tensor:
+        """Features (G, N/merge^2, H) of patches (G, N, 1176); merged tokens in raster order. G = batch x cameras x frame pairs."""
+        tower = self.tower
+        kernel = tower.patch_embed.proj.weight
+        # Conv3d whose stride equals its kernel is a product with the flattened patches
+        x = torch.matmul(patches.index_select(1, self.patch_order), kernel.reshape(kernel.shape[0], -1).T)
+        for index, block in enumerate(tower.blocks):
+            x = x + self._vision_attention(block.attn, block.norm1(x), full=index in self.full_attention)
+            x = x + block.mlp(block.norm2(x))
+        x = tower.merger.ln_q(x).reshape(x.shape[0], len(self.merged_order), -1)
+        return tower.merger.mlp(x).index_select(1, self.merged_order)
+
+    def _vision_attention(self, attention: nn.Module, x: Tensor, *, full: bool) -> Tensor:
+        batch, count, hidden = x.shape
+        heads, size = self.vision_heads, hidden // self.vision_heads
+        query, key, value = (t.reshape(batch, count, heads, size) for t in attention.qkv(x).chunk(3, dim=-1))
+        cos, sin = self.vision_cos[:, None], self.vision_sin[:, None]
+        query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+        windows = 1 if full or self.window_mask is not None else self.windows
+        query, key, value = (t.reshape(batch * windows, count // windows, heads, size).transpose(1, 2) for t in (query, key, value))
+        out = attend(query, key, value, None if full else self.window_mask)
+        return attention.proj(out.reshape(batch, count, hidden))
+
+    def embed(self, ids: Tensor, slot: Tensor, features: Tensor) -> Tensor:
+        """Input (B, S, H) of the decoder: text of ids (B, S), or vision feature slot-1 of features (B, Nv, H) where slot > 0."""
+        text = self.decoder.embed_tokens(ids)
+        index = (slot - 1).clamp(min=0)[..., None].expand(-1, -1, features.shape[-1])
+        return torch.where((slot > 0)[..., None], features.gather(1, index), text)
+
+    def rope(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin (B, 1, S, D) of M-RoPE positions (3, B, S)."""
+        angle = positions.to(torch.float32).index_select(0, self.frequency_axis).permute(1, 2, 0) * self.frequency
+        angle = torch.cat((angle, angle), dim=-1)[:, None]
+        return angle.cos(), angle.sin()
+
+    def decode_layers(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, past: KV | None = None) -> tuple[Tensor, KV]:
+        """Run all layers on x (B, S, H). Returns the normed output (B, S, H) and, per layer, the rotated keys and values
+        (B, Hkv, S, D) of these S tokens only. `past` (B, Hkv, P, D) is attended in front of them; mask covers P + S keys."""
+        batch, count, _ = x.shape
+        kv: KV = []
+        for index, layer in enumerate(self.decoder.layers):
+            h = layer.input_layernorm(x)
+            query, key, value = (
+                projection(h).reshape(batch, count, -1, self.head_dim).transpose(1, 2)
+                for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj)
+            )
+            query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+            kv.append((key, value))
+            if past is not None:
+                key, value = torch.cat((past[index][0], key), dim=2), torch.cat((past[index][1], value), dim=2)
+            x = x + layer.self_attn.o_proj(attend(query, key, value, mask))
+            x = x + layer.mlp(layer.post_attention_layernorm(x))
+        return self.decoder.norm(x), kv
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self.hf.lm_head(hidden)
+
+
+def causal_mask(valid: Tensor) -> Tensor:
+    """Additive mask (B, 1, S, S): a token attends to valid (B, S) tokens up to itself."""
+    count = valid.shape[1]
+    causal = torch.ones(count, count, dtype=torch.bool, device=valid.device).tril()
+    return additive(causal[None] & (valid > 0)[:, None])[:, None]

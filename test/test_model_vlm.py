@@ -1,0 +1,137 @@
+"""The fast forward against Hugging Face's own."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from spanvla_ros.model import sequence  # noqa: E402
+from spanvla_ros.model.architecture import Architecture  # noqa: E402
+from spanvla_ros.model.tiny import TINY, build, tiny_spec  # noqa: E402
+from spanvla_ros.planning.tokenizer import VIDEO_PAD  # noqa: E402
+
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build(seed=1)
+
+
+def prompts(model, lengths, seed=0):
+    """Random prompts with the pictures near the front, and the M-RoPE positions of Hugging Face."""
+    generator = np.random.default_rng(seed)
+    spec, batch = model.spec, len(lengths)
+    ids = generator.integers(20, 300, (batch, spec.prompt_tokens))
+    pad = model.tokenizer.token_to_id(VIDEO_PAD)
+    ids[:, 3 : 3 + spec.vision_tokens] = pad
+    slot = np.zeros_like(ids)
+    slot[:, 3 : 3 + spec.vision_tokens] = 1 + np.arange(spec.vision_tokens)
+    positions = np.zeros((3, batch, spec.prompt_tokens), np.int64)
+    rows, columns = spec.grid
+    for row, length in enumerate(lengths):
+        kinds = torch.from_numpy((ids[row : row + 1, :length] == pad) * 2)
+        found, _ = model.vlm.hf.model.get_rope_index(
+            torch.from_numpy(ids[row : row + 1, :length]), kinds, video_grid_thw=torch.tensor([[1, 2 * rows, 2 * columns]])
+        )
+        positions[:, row, :length] = found[:, 0]
+    return {"ids": ids, "slot": slot, "positions": positions, "length": np.array(lengths)}
+
+
+def tensors(arrays):
+    return {k: torch.from_numpy(v) for k, v in arrays.items()}
+
+
+def hf_vision(model, patches):
+    rows, columns = model.spec.grid
+    grid = torch.tensor([[1, 2 * rows, 2 * columns]] * len(patches))
+    return model.vlm.tower(patches.flatten(0, 1), grid_thw=grid).pooler_output.reshape(len(patches), rows * columns, -1)
+
+
+# the second size leaves ragged windows, the third is narrower than a window
+@pytest.mark.parametrize("image_size", [(112, 224), (84, 196), (56, 56)])
+def test_vision_equals_huggingface(image_size):
+    spec = dataclasses.replace(tiny_spec(), image_size=image_size)
+    model = build(seed=2, spec=spec)
+    patches = torch.randn(3, image_size[0] * image_size[1] // 196, 1176, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert (model.vlm.vision(patches) - hf_vision(model, patches)).abs().max() < TOLERANCE
+
+
+def test_text_equals_huggingface(model):
+    batch = prompts(model, [90, 112, 61])
+    answers = [[30, 31, 32], [40] * 7, [50, 51]]
+    full = tensors(sequence.teacher_forced(batch, answers))
+    patches = torch.randn(3, 1, 128, 1176, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        features = model.vision(patches)
+        ours = model.forward_text(features, full["ids"], full["slot"], full["positions"], full["valid"], full["length"])
+        for row, (length, answer) in enumerate(zip(batch["length"], answers)):
+            # one row without any padding: what a plain causal model sees
+            kept = full["valid"][row]
+            ids = full["ids"][row, kept][None]
+            theirs = model.vlm.hf(
+                input_ids=ids,
+                pixel_values_videos=patches[row, 0],
+                video_grid_thw=torch.tensor([[1, 8, 16]]),
+                position_ids=full["positions"][:, row, kept][:, None],
+                use_cache=True,
+            )
+            expected = theirs.logits[0, length - 1 : length - 1 + len(answer)]
+            assert (ours.logits[row, : len(answer)] - expected).abs().max() < TOLERANCE * expected.abs().max()
+            for (key, value), layer in zip(ours.kv, theirs.past_key_values.layers):
+                assert (key[row][:, kept] - layer.keys[0]).abs().max() < TOLERANCE
+                assert (value[row][:, kept] - layer.values[0]).abs().max() < TOLERANCE
+
+
+def test_greedy_equals_huggingface_generate(model):
+    batch = prompts(model, [70, 100], seed=3)
+    patches = torch.randn(2, 1, 128, 1176, generator=torch.Generator().manual_seed(2))
+    ours = model.decode_greedy(model.vision(patches), **tensors(batch))
+    for row, length in enumerate(batch["length"]):
+        ids = torch.from_numpy(batch["ids"][row : row + 1, :length])
+        theirs = model.vlm.hf.generate(
+            input_ids=ids,
+            mm_token_type_ids=(ids == model.tokenizer.token_to_id(VIDEO_PAD)).int() * 2,
+            pixel_values_videos=patches[row, 0],
+            video_grid_thw=torch.tensor([[1, 8, 16]]),
+            max_new_tokens=model.spec.max_reasoning_tokens,
+            do_sample=False,
+        )[0, length:]
+        found = ours.tokens[row]
+        assert found[: len(theirs)].tolist() == theirs.tolist()
+        assert len(set(theirs.tolist())) > 1
+
+
+def test_decoded_cache_equals_teacher_forcing(model):
+    """The KV that decoding leaves is that of one pass over prompt and answer; slots and positions agree."""
+    batch = prompts(model, [80, 95], seed=4)
+    features = model.vision(torch.randn(2, 1, 128, 1176, generator=torch.Generator().manual_seed(3)))
+    decoded = model.decode_greedy(features, **tensors(batch), max_tokens=5)
+    answers = [[int(t) for t in row if t >= 0] for row in decoded.tokens]
+    assert all(a[-1] == model.action_start for a in answers)
+    full = sequence.teacher_forced(batch, answers, width=model.spec.cache_tokens - model.spec.prompt_tokens)
+    forced = tensors(full)
+    with torch.no_grad():
+        kv = model.forward_text(features, forced["ids"], forced["slot"], forced["positions"], forced["valid"], forced["length"]).kv
+    assert (decoded.valid == forced["valid"]).all()
+    assert (decoded.next_position == forced["next_position"]).all()
+    for (key, value), (expected_key, expected_value) in zip(decoded.kv, kv):
+        keep = decoded.valid[:, None, :, None]
+        assert ((key - expected_key) * keep).abs().max() < TOLERANCE
+        assert ((value - expected_value) * keep).abs().max() < TOLERANCE
+
+
+def test_presets():
+    assert Architecture.load("config/model/tiny.yaml") == TINY
+    demo = Architecture.load("config/model/demo.yaml")
+    assert Architecture.from_dict(demo.to_dict()) == demo
+    assert demo.text.mrope_section == (4, 6, 6)
+    model = build(architecture=demo)
+    count = {name: sum(p.numel() for p in part.parameters()) for name, part in (("vlm", model.vlm), ("expert", model.expert))}
+    assert 2.8e6 < count["vlm"] < 3.4e6 and 1.0e6 < count["expert"] < 1.4e6
