@@ -1,0 +1,1 @@
+"""Judges plans and drives: open-loop errors, driving score, report."""

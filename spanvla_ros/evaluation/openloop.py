@@ -1,0 +1,59 @@
+"""Open-loop errors: plans against what the car really did afterwards, beside a car that keeps speed and heading."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from spanvla_ros import geometry
+from spanvla_ros.contracts import NS_PER_S, Plan
+
+HORIZONS_S = (1, 2, 3)
+
+
+def recorded_future(plan: Plan, stamps_ns: np.ndarray, poses_odom: np.ndarray) -> np.ndarray:
+    """Recorded poses (T, 3) at the plan's waypoint times, in base_link at t0; rows beyond the recording are NaN.
+
+    stamps_ns (N,) increasing, poses_odom (N, 3) in the frame of `plan.pose_odom`.
+    """
+    # relative seconds: nanosecond stamps exceed the exact range of float64
+    seconds = (np.asarray(stamps_ns, np.int64) - plan.t0_ns) / NS_PER_S
+    at = plan.waypoint_interval_s * np.arange(1, len(plan.waypoints_base) + 1)
+    future = geometry.to_local(plan.pose_odom, geometry.interpolate_poses(seconds, poses_odom, at))
+    future[at > seconds[-1]] = np.nan
+    return future
+
+
+def constant_velocity(plan: Plan) -> np.ndarray:
+    """Waypoints (T, 3) in base_link of a car that keeps the speed and heading of t0."""
+    return geometry.constant_turn(plan.speed_mps, 0.0, plan.waypoint_interval_s * np.arange(1, len(plan.waypoints_base) + 1))
+
+
+def displacement(plan: Plan, waypoints_base: np.ndarray, future_base: np.ndarray, horizon_s: float) -> float:
+    """Mean distance in metres over the waypoints up to the horizon; NaN where the recording ends before it."""
+    count = round(horizon_s / plan.waypoint_interval_s)
+    return float(np.linalg.norm((waypoints_base - future_base)[:count, :2], axis=1).mean())
+
+
+def ade(plans: Sequence[Plan], stamps_ns: np.ndarray, poses_odom: np.ndarray) -> dict[str, dict[str, float] | None]:
+    """Horizon in seconds -> {model, constant_velocity, n}: average displacement error in metres over n plans, None for n = 0."""
+    result: dict[str, dict[str, float] | None] = {}
+    futures = [recorded_future(plan, stamps_ns, poses_odom) for plan in plans]
+    for horizon in HORIZONS_S:
+        pairs = [
+            (displacement(plan, plan.waypoints_base, future, horizon), displacement(plan, constant_velocity(plan), future, horizon))
+            for plan, future in zip(plans, futures)
+        ]
+        errors = np.array([pair for pair in pairs if np.isfinite(pair).all()])
+        result[str(horizon)] = (
+            {"model": float(errors[:, 0].mean()), "constant_velocity": float(errors[:, 1].mean()), "n": len(errors)} if len(errors) else None
+        )
+    return result
+
+
+def percentiles(values: Sequence[float]) -> dict[str, float] | None:
+    """{p50, p95, p99} of `values`, None where there are none."""
+    if not len(values):
+        return None
+    return {f"p{p}": float(np.percentile(values, p)) for p in (50, 95, 99)}
