@@ -1,0 +1,192 @@
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+import bags
+from bags import IMAGE, ODOMETRY, S, START_NS
+from helpers import demo_spec
+from rosbags.rosbag2 import StoragePlugin
+
+from spanvla_ros import geometry
+from spanvla_ros.cli import bag as command
+from spanvla_ros.cli.main import main
+from spanvla_ros.contracts import Plan
+from spanvla_ros.data.bag import Bag
+from spanvla_ros.engine import load
+
+
+class Stub:
+    """Plans the constant-turn roll-out, and remembers what it was asked."""
+
+    spec, engine_hash = demo_spec(), "0" * 64
+
+    def __init__(self):
+        self.observations = []
+
+    def plan(self, observation):
+        self.observations.append(observation)
+        speed = float(observation.history.speeds_mps[-1])
+        return Plan(
+            t0_ns=observation.t0_ns,
+            waypoints_base=geometry.constant_turn(speed, 0.0, 0.5 * np.arange(1, 11)),
+            waypoint_interval_s=0.5,
+            pose_odom=observation.pose_odom,
+            speed_mps=speed,
+            reasoning="the road is free.",
+            tokens=5,
+            seed=observation.t0_ns,
+            engine_hash=self.engine_hash,
+            timings_ms={"total": 10.0},
+        )
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def planner(monkeypatch):
+    stub = Stub()
+    monkeypatch.setattr(load, "load_planner", lambda folder, backend="auto": stub)
+    return stub
+
+
+def call(path, out, *more, camera=f"front={IMAGE}", topic=ODOMETRY):
+    return main(["bag", str(path), "--camera", camera, "--odometry", topic, "--engine", str(out), "--out", str(out), *more])
+
+
+@pytest.mark.parametrize("storage", list(StoragePlugin))
+def test_every_image_with_history_gives_a_plan(tmp_path, planner, storage):
+    path = bags.write(tmp_path / "bag", bags.drive(seconds=3.0), storage)
+    assert call(path, tmp_path / "out", "--command", "left") == 0
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    lines = [json.loads(line) for line in (tmp_path / "out/plans.jsonl").read_text().splitlines()]
+    # 31 images, the history of 1.5 s is there from image 15 on
+    assert summary["images"] == 31 and summary["plans"] == summary["plans_with_reasoning"] == len(lines) == 16
+    assert summary["skipped"] == {"HISTORY_SHORT": 15}
+    assert [line["t0_ns"] for line in lines] == [START_NS + k * S // 10 for k in range(15, 31)]
+    assert lines[0]["image_stamps_ns"] == {"front": [START_NS + S, START_NS + 3 * S // 2]}
+    assert lines[0]["command"] == "left" and lines[0]["reasoning"] == "the road is free."
+    assert summary["plan_latency_ms"] == {"p50": 10.0, "p95": 10.0, "p99": 10.0}
+    assert summary["ade_m"]["1"]["n"] == 6 and summary["ade_m"]["1"]["model"] == pytest.approx(0, abs=1e-6)
+    assert summary["ade_m"]["2"] is None and summary["ade_m"]["3"] is None
+
+
+def test_pictures_show_the_plan(tmp_path, planner):
+    path = bags.write(tmp_path / "bag", bags.drive())
+    assert call(path, tmp_path / "out") == 0
+    strip = cv2.imread(str(tmp_path / "out/strip.png"))
+    # the pictures are grey: colour can only be the plan
+    assert (np.ptp(strip.astype(int), axis=2) > 60).sum() > 1000
+    if (tmp_path / "out/overlay.mp4").exists():
+        assert cv2.VideoCapture(str(tmp_path / "out/overlay.mp4")).read()[0]
+
+
+def test_truncated_pictures_are_counted_and_skipped(tmp_path, planner, caplog):
+    messages = bags.drive()
+    index = next(i for i, (topic, stamp, _) in enumerate(messages) if topic == IMAGE and stamp == START_NS + 2 * S)
+    messages[index] = (IMAGE, START_NS + 2 * S, bags.compressed(START_NS + 2 * S, bags.jpeg(9)[:-100]))
+    path = bags.write(tmp_path / "bag", messages)
+    assert call(path, tmp_path / "out") == 0
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    # the frame is missing as the newest one at 2.0 s and as the older one at 2.5 s
+    assert summary["skipped"] == {"HISTORY_SHORT": 15, "IMAGE_UNREADABLE": 1, "IMAGE_MISSING": 1}
+    assert summary["plans"] == 14 and "truncated" in caplog.text
+
+
+def test_bad_odometry_is_counted_and_skipped(tmp_path, planner):
+    messages = bags.drive()
+    nan = bags.odometry(START_NS + 2 * S + 1, float("nan"), 8.0)
+    zero = bags.odometry(START_NS + 2 * S + 2, 16.0, 8.0, quaternion=(0.0, 0.0, 0.0, 0.0))
+    messages += [(ODOMETRY, START_NS + 2 * S + 1, nan), (ODOMETRY, START_NS + 2 * S + 2, zero)]
+    path = bags.write(tmp_path / "bag", sorted(messages, key=lambda entry: entry[1]))
+    assert call(path, tmp_path / "out") == 0
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert summary["skipped"]["ODOMETRY_INVALID"] == 2 and summary["plans"] == 16
+
+
+def test_late_odometry_is_waited_for(tmp_path, planner):
+    """Recorded order is the order of arrival: images that come before their odometry still get their plan."""
+    messages = sorted(bags.drive(), key=lambda entry: entry[1] - (S // 5 if entry[0] == IMAGE else 0))
+    path = bags.write(tmp_path / "bag", messages)
+    assert call(path, tmp_path / "out") == 0
+    assert json.loads((tmp_path / "out/summary.json").read_text())["plans"] == 16
+
+
+def test_raw_images_feed_the_same_way(tmp_path, planner):
+    make = bags.T["sensor_msgs/msg/Image"]
+    rgb = np.random.default_rng(0).integers(0, 255, (252, 448, 3), dtype=np.uint8)
+    messages = [
+        (topic, stamp, m)
+        if topic == ODOMETRY
+        else ("/raw", stamp, make(header=m.header, height=252, width=448, encoding="rgb8", is_bigendian=0, step=448 * 3, data=rgb.ravel()))
+        for topic, stamp, m in bags.drive(2.0)
+    ]
+    path = bags.write(tmp_path / "bag", messages)
+    assert call(path, tmp_path / "out", camera="front=/raw") == 0
+    np.testing.assert_array_equal(planner.observations[0].images["front"][0].rgb, rgb)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (dict(camera=f"left={IMAGE}"), ("camera 'left' is unknown", "front")),
+        (dict(camera="front"), ("--camera 'front' is not of the form NAME=TOPIC",)),
+        (dict(camera="front=/nope"), ("topic /nope is not in", f"{IMAGE} (sensor_msgs/msg/CompressedImage)", f"{ODOMETRY} (nav_msgs/msg/Odometry)")),
+        (dict(topic="/nope"), ("odometry: topic /nope is not in", f"{ODOMETRY} (nav_msgs/msg/Odometry)")),
+        (dict(topic=IMAGE), ("has type sensor_msgs/msg/CompressedImage, needed is nav_msgs/msg/Odometry",)),
+    ],
+)
+def test_wrong_arguments_are_explained_in_one_line(tmp_path, planner, capsys, options, words):
+    path = bags.write(tmp_path / "bag", bags.drive(0.5))
+    assert call(path, tmp_path / "out", **options) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("spanvla: error: ") and error.count("\n") == 1
+    assert all(word in error for word in words)
+
+
+def test_bags_without_a_plan_are_errors(tmp_path, planner, capsys):
+    empty = bags.write(tmp_path / "empty", [], topics=[(IMAGE, "sensor_msgs/msg/CompressedImage")])
+    short = bags.write(tmp_path / "short", bags.drive(0.5))
+    garbage = tmp_path / "garbage.mcap"
+    garbage.write_bytes(b"not a bag")
+    (tmp_path / "folder").mkdir()
+    for path, word in [
+        (tmp_path / "missing", "doesn't exist"),
+        (empty, "is empty"),
+        (short, "allows no plan"),
+        (garbage, "can't be read"),
+        (tmp_path / "folder", "no metadata.yaml"),
+    ]:
+        assert call(path, tmp_path / "out") == 2
+        error = capsys.readouterr().err
+        assert word in error and error.count("spanvla: error") == 1 and "Traceback" not in error
+
+
+def test_calibration_comes_from_the_bag(tmp_path):
+    half = np.sqrt(0.5)
+    tf = bags.T["tf2_msgs/msg/TFMessage"](
+        transforms=[
+            bags.transform("base_link", "mount", (1.0, 0.0, 1.2), (0.0, 0.0, half, half)),
+            bags.transform("mount", "front_optical", (0.5, 0.0, 0.3), (0.0, 0.0, 0.0, 1.0)),
+        ]
+    )
+    messages = [("/tf_static", START_NS, tf), ("/cam/front/camera_info", START_NS, bags.camera_info(START_NS, focal=400.0)), *bags.drive(0.2)]
+    path = bags.write(tmp_path / "bag", messages)
+    with Bag(path) as bag:
+        camera = command.calibration(bag, IMAGE, (252, 448), "front_optical")
+        smaller = command.calibration(bag, IMAGE, (126, 224), "front_optical")
+    assert camera.matrix[0, 0] == 400
+    # the mount is turned by 90 degrees: its x axis points to the left of the car
+    np.testing.assert_allclose(camera.base_from_optical[:3, 3], [1.0, 0.5, 1.5], atol=1e-9)
+    np.testing.assert_allclose(camera.base_from_optical[:3, 0], [0, 1, 0], atol=1e-9)
+    # a calibration for another picture size is not used
+    assert smaller.matrix[0, 2] == 112
+
+
+def test_without_calibration_the_demo_rig_is_assumed(tmp_path):
+    with Bag(bags.write(tmp_path / "bag", bags.drive(0.2))) as bag:
+        camera = command.calibration(bag, IMAGE, (252, 448), "front_optical")
+    assert camera.matrix[0, 0] == pytest.approx(319.9, abs=0.1)
+    np.testing.assert_allclose(camera.base_from_optical[:3, 3], [1.5, 0, 1.55])
