@@ -1,0 +1,1 @@
+"""Embedded simulator: world, ego, renderer, expert driver and scenarios. ROS-free, seeded, step-synchronous."""
