@@ -12,8 +12,9 @@ pytest.importorskip("transformers")
 
 from spanvla_ros.model import sequence  # noqa: E402
 from spanvla_ros.model.architecture import Architecture  # noqa: E402
-from spanvla_ros.model.tiny import TINY, build, tiny_spec  # noqa: E402
+from spanvla_ros.model.tiny import build, tiny_spec  # noqa: E402
 from spanvla_ros.planning.tokenizer import VIDEO_PAD  # noqa: E402
+from spanvla_ros.share import share  # noqa: E402
 
 TOLERANCE = 1e-5
 
@@ -128,8 +129,7 @@ def test_decoded_cache_equals_teacher_forcing(model):
 
 
 def test_presets():
-    assert Architecture.load("config/model/tiny.yaml") == TINY
-    demo = Architecture.load("config/model/demo.yaml")
+    demo = Architecture.load(share("config/model/demo.yaml"))
     assert Architecture.from_dict(demo.to_dict()) == demo
     assert demo.text.mrope_section == (4, 6, 6)
     model = build(architecture=demo)

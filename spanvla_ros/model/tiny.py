@@ -8,15 +8,11 @@ from collections.abc import Iterator
 import torch
 
 from spanvla_ros.contracts import ModelSpec
-from spanvla_ros.model.architecture import Architecture, ExpertArchitecture, TextArchitecture, VisionArchitecture
+from spanvla_ros.model.architecture import Architecture
 from spanvla_ros.model.spanvla import SpanVLA
 from spanvla_ros.planning import prompt, tokenizer
+from spanvla_ros.share import share
 
-TINY = Architecture(
-    vision=VisionArchitecture(depth=2, hidden=32, heads=2, intermediate=64, window_px=112, full_attention=(1,)),
-    text=TextArchitecture(layers=4, hidden=64, heads=4, kv_heads=2, intermediate=128),
-    expert=ExpertArchitecture(hidden=64, self_heads=4, intermediate=128),
-)
 VOCABULARY = 640
 
 
@@ -52,14 +48,15 @@ def tiny_spec(tokenizer_sha256: str = "") -> ModelSpec:
     )
 
 
-def build(seed: int = 0, architecture: Architecture = TINY, spec: ModelSpec | None = None) -> SpanVLA:
-    """A model with random weights, reproducible by `seed`.
+def build(seed: int = 0, architecture: Architecture | None = None, spec: ModelSpec | None = None) -> SpanVLA:
+    """A model with random weights, reproducible by `seed`; sizes of config/model/tiny.yaml by default.
 
     They are larger than those that training starts from: there the flow is the constant roll-out, and the decoder, whose
     output is tied to its input, repeats its last token.
     """
     words = tokenizer.train(_texts(), VOCABULARY)
-    spec = spec or tiny_spec(hashlib.sha256(words.to_str().encode()).hexdigest())
+    architecture = architecture or Architecture.load(share("config/model/tiny.yaml"))
+    spec = spec or tiny_spec(hashlib.sha256(words.to_str(pretty=True).encode()).hexdigest())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = SpanVLA(architecture, spec, words)

@@ -1,0 +1,1 @@
+"""From checkpoint to something that runs in a car: export, manifest, back-ends, parity."""

@@ -1,0 +1,71 @@
+"""The checkpoint itself, in torch: the reference that every other back-end is held against."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from spanvla_ros.engine.backends.session import Session
+from spanvla_ros.engine.manifest import Manifest
+from spanvla_ros.model import checkpoint
+from spanvla_ros.model.spanvla import SpanVLA
+from spanvla_ros.planning.tokenizer import ACTION_START
+
+
+class TorchBackend(Session):
+    """A contracts.Backend on a model in float32. `from_model` skips the folder, for use during training."""
+
+    def __init__(self, folder: Path, manifest: Manifest, tokenizer: Any, threads: int | None = None):
+        super().__init__(manifest.spec, tokenizer.token_to_id(ACTION_START))
+        if threads:
+            torch.set_num_threads(threads)
+        self._adopt(checkpoint.load(folder))
+
+    @classmethod
+    def from_model(cls, model: SpanVLA) -> TorchBackend:
+        backend = cls.__new__(cls)
+        Session.__init__(backend, model.spec, model.action_start)
+        backend._adopt(model)
+        return backend
+
+    def _adopt(self, model: SpanVLA) -> None:
+        self._model: SpanVLA | None = model
+        text = model.architecture.text
+        shape = (1, text.kv_heads, model.spec.cache_tokens, text.head_dim)
+        self._cache = [(torch.zeros(shape), torch.zeros(shape)) for _ in range(text.layers)]
+        self.features: np.ndarray | None = None
+        self.logits: np.ndarray | None = None
+
+    @torch.no_grad()
+    def _encode(self, prompt: Mapping[str, np.ndarray]) -> int:
+        arrays = {k: torch.from_numpy(prompt[k]) for k in ("ids", "slot", "positions", "length")}
+        features = self._model.vision(torch.from_numpy(prompt["patches"])[None])
+        out = self._model.prefill(features, **arrays)
+        for layer, new in zip(self._cache, out.kv):
+            for kept, found in zip(layer, new):
+                kept[:, :, : self.spec.prompt_tokens] = found
+        self.features, self.logits = features[0].numpy(), out.logits.numpy()
+        return int(self.logits.argmax())
+
+    @torch.no_grad()
+    def _append(self, token: int, position: int, slot: int) -> int:
+        valid = torch.from_numpy(self._valid)
+        logits, columns = self._model.step(torch.tensor([[token]]), torch.tensor([position]), valid, self._cache)
+        for layer, new in zip(self._cache, columns):
+            for kept, found in zip(layer, new):
+                kept[:, :, slot] = found[:, :, 0]
+        return int(logits.argmax())
+
+    @torch.no_grad()
+    def _trajectory(self, motion: Mapping[str, np.ndarray], noise: np.ndarray, position: int) -> np.ndarray:
+        ego, base, draw = (torch.from_numpy(np.asarray(a, np.float32)) for a in (motion["ego"], motion["base"], noise))
+        taps = self._model.tapped(self._cache)
+        return self._model.sample(taps, torch.from_numpy(self._valid), torch.tensor([position]), ego, base, draw).numpy()
+
+    def close(self) -> None:
+        self._model = None
+        self._cache = []

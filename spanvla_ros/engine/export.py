@@ -1,0 +1,168 @@
+"""Checkpoint -> engine folder: four static ONNX graphs that share one weights file, and the manifest."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from spanvla_ros.contracts import EngineError
+from spanvla_ros.engine.manifest import FileEntry, GraphEntry, Manifest, Port, fingerprint
+from spanvla_ros.model import checkpoint
+from spanvla_ros.model.graphs import Graph, graphs
+from spanvla_ros.model.spanvla import SpanVLA
+
+OPSET = 20
+WEIGHTS = "weights.bin"
+EXTERNAL_BYTES = 1024  # smaller constants stay in the graph: shapes, axes, norms of tiny models
+ALIGNMENT = 64
+
+
+class WeightsFile:
+    """One file of raw tensors for all graphs; equal contents are stored once.
+
+    Float32 weights that bfloat16 holds exactly, as those of a bfloat16 checkpoint, are stored so: half the size, the same
+    numbers. The graph casts them back, which a runtime does once, at load time.
+    """
+
+    def __init__(self):
+        self._data = bytearray()
+        self._offsets: dict[bytes, int] = {}
+
+    def write(self, path: Path) -> None:
+        path.write_bytes(self._data)
+
+    def move(self, model: onnx.ModelProto) -> None:
+        """Replace the large initialisers of a graph by references into this file."""
+        casts = []
+        for tensor in model.graph.initializer:
+            array = numpy_helper.to_array(tensor)
+            if array.nbytes < EXTERNAL_BYTES:
+                continue
+            raw, data_type = array.tobytes(), tensor.data_type
+            bits = array.view(np.uint32) if array.dtype == np.float32 else None
+            if bits is not None and not (bits & 0xFFFF).any():
+                raw, data_type = (bits >> 16).astype(np.uint16).tobytes(), TensorProto.BFLOAT16
+                stored = f"{tensor.name}.bf16"
+                casts.append(helper.make_node("Cast", [stored], [tensor.name], name=f"{tensor.name}.cast", to=TensorProto.FLOAT))
+                tensor.name = stored
+            shape = list(tensor.dims)
+            name = tensor.name
+            tensor.Clear()
+            tensor.name, tensor.data_type, tensor.data_location = name, data_type, TensorProto.EXTERNAL
+            tensor.dims.extend(shape)
+            for key, value in (("location", WEIGHTS), ("offset", self._place(raw)), ("length", len(raw))):
+                tensor.external_data.add(key=key, value=str(value))
+        nodes = [*casts, *model.graph.node]
+        del model.graph.node[:]
+        model.graph.node.extend(nodes)
+
+    def _place(self, raw: bytes) -> int:
+        key = hashlib.sha256(raw).digest()
+        if key not in self._offsets:
+            self._data.extend(bytes(-len(self._data) % ALIGNMENT))
+            self._offsets[key] = len(self._data)
+            self._data.extend(raw)
+        return self._offsets[key]
+
+
+@contextlib.contextmanager
+def _quiet():
+    """The exporter warns about parts of torch that these graphs don't use."""
+    level = logging.getLogger("torch.onnx").level
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.getLogger("torch.onnx").setLevel(level)
+
+
+def trace(graph: Graph) -> onnx.ModelProto:
+    """ONNX of one graph at OPSET, weights inside."""
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            graph.module.eval(),
+            graph.examples,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            verbose=False,
+        )
+    model = program.model_proto
+    for names, values in ((graph.inputs, model.graph.input), (graph.outputs, model.graph.output)):
+        found = tuple(v.name for v in values)
+        if found != names:
+            raise EngineError(f"the exporter made a graph with {found} instead of {names}")
+    del model.graph.value_info[:]
+    for node in model.graph.node:
+        # stack traces of the exporting machine
+        del node.metadata_props[:]
+        node.doc_string = ""
+    del model.metadata_props[:]
+    return model
+
+
+def _ports(values: Any) -> tuple[Port, ...]:
+    def port(value: onnx.ValueInfoProto) -> Port:
+        kind = value.type.tensor_type
+        return Port(
+            name=value.name,
+            dtype=str(helper.tensor_dtype_to_np_dtype(kind.elem_type)),
+            shape=tuple(d.dim_value for d in kind.shape.dim),
+        )
+
+    return tuple(port(v) for v in values)
+
+
+def export(model: SpanVLA, folder: Path | str, training: Mapping[str, Any] | None = None, log: Callable[[str], None] = lambda text: None) -> Manifest:
+    """Write an engine folder: checkpoint, tokenizer, graphs, weights, manifest. The folder appears only when complete.
+
+    The checkpoint in it is bfloat16; the graphs hold exactly its numbers, so a model in float32 is rounded first.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:
+        work = Path(name)
+        checkpoint.save(model, work, torch.bfloat16)
+        model = checkpoint.load(work)
+        words = fingerprint(work / checkpoint.TOKENIZER).sha256
+        if model.spec.tokenizer_sha256 != words:
+            raise EngineError(f"the model spec was made for tokenizer {model.spec.tokenizer_sha256 or '(none)'}, the checkpoint holds {words}")
+        weights, entries = WeightsFile(), {}
+        for title, graph in graphs(model).items():
+            proto = trace(graph)
+            entries[title] = GraphEntry(file=f"{title}.onnx", inputs=_ports(proto.graph.input), outputs=_ports(proto.graph.output))
+            weights.move(proto)
+            (work / f"{title}.onnx").write_bytes(proto.SerializeToString(deterministic=True))
+            log(f"{title}: {len(proto.graph.node)} nodes")
+        weights.write(work / WEIGHTS)
+        files: dict[str, FileEntry] = {path.name: fingerprint(path) for path in sorted(work.iterdir())}
+        manifest = Manifest(
+            spec=model.spec,
+            files=files,
+            graphs=entries,
+            opset=OPSET,
+            training=dict(training or {}),
+            versions={package: version(package) for package in ("torch", "transformers", "onnx", "onnxscript", "tokenizers")},
+        )
+        manifest.write(work)
+        folder.mkdir(exist_ok=True)
+        # file by file, so that a model card beside them survives; the manifest last
+        for path in sorted(work.iterdir(), key=lambda p: p.name == "manifest.json"):
+            shutil.move(path, folder / path.name)
+    return manifest
