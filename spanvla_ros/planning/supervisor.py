@@ -44,6 +44,7 @@ class Reason(str, enum.Enum):
     DEADLINE_MISSED = "DEADLINE_MISSED"
     PLAN_INVALID = "PLAN_INVALID"
     BACKEND_ERROR = "BACKEND_ERROR"
+    RIG_MISMATCH = "RIG_MISMATCH"  # the cameras are not those of the training
     CLOCK_STALLED = "CLOCK_STALLED"
 
 

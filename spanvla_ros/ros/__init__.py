@@ -1,0 +1,1 @@
+"""Planner node and simulator node: the only code that needs rclpy."""

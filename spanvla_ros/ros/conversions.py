@@ -1,0 +1,141 @@
+"""Contracts -> ROS messages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from builtin_interfaces.msg import Duration, Time
+from geometry_msgs.msg import Point, Pose, PoseStamped, Quaternion, Transform, Twist, Vector3
+from nav_msgs.msg import Odometry, Path
+from std_msgs.msg import Header
+from trajectory_msgs.msg import MultiDOFJointTrajectory, MultiDOFJointTrajectoryPoint
+
+from spanvla_ros.contracts import NS_PER_S, Plan, Trajectory
+
+try:
+    from autoware_planning_msgs.msg import Trajectory as AutowareTrajectory
+    from autoware_planning_msgs.msg import TrajectoryPoint as AutowarePoint
+except ImportError:  # optional output, only in an Autoware workspace
+    AutowareTrajectory = None
+
+
+def time(stamp_ns: int) -> Time:
+    return Time(sec=int(stamp_ns // NS_PER_S), nanosec=int(stamp_ns % NS_PER_S))
+
+
+def duration(seconds: float) -> Duration:
+    whole, rest = divmod(round(seconds * NS_PER_S), NS_PER_S)
+    return Duration(sec=whole, nanosec=rest)
+
+
+def header(stamp_ns: int, frame: str) -> Header:
+    return Header(stamp=time(stamp_ns), frame_id=frame)
+
+
+def quaternion(yaw: float) -> Quaternion:
+    return Quaternion(z=float(np.sin(yaw / 2)), w=float(np.cos(yaw / 2)))
+
+
+def pose(row: np.ndarray) -> Pose:
+    """Row (x, y, yaw) -> Pose in the plane z = 0."""
+    return Pose(position=Point(x=float(row[0]), y=float(row[1])), orientation=quaternion(float(row[2])))
+
+
+def twist(speed: float, yaw_rate: float) -> Twist:
+    """Body frame: x forward."""
+    return Twist(linear=Vector3(x=float(speed)), angular=Vector3(z=float(yaw_rate)))
+
+
+def trajectory(plan: Trajectory, frame: str, base_frame: str) -> MultiDOFJointTrajectory:
+    """Stamp, odometry frame, one joint: the base. Velocities and accelerations are in the body frame like Odometry's twist."""
+    angular = np.gradient(plan.yaw_rates_rps, plan.times_s) if len(plan.times_s) > 1 else np.zeros(1)
+    points = []
+    for time_s, row, speed, acceleration, yaw_rate, yaw_acceleration in zip(
+        plan.times_s, plan.poses_odom, plan.speeds_mps, plan.accelerations_mps2, plan.yaw_rates_rps, angular
+    ):
+        transform = Transform(translation=Vector3(x=float(row[0]), y=float(row[1])), rotation=quaternion(float(row[2])))
+        points.append(
+            MultiDOFJointTrajectoryPoint(
+                transforms=[transform],
+                velocities=[twist(speed, yaw_rate)],
+                accelerations=[twist(acceleration, yaw_acceleration)],
+                time_from_start=duration(float(time_s)),
+            )
+        )
+    return MultiDOFJointTrajectory(header=header(plan.stamp_ns, frame), joint_names=[base_frame], points=points)
+
+
+def from_trajectory(message: Any) -> Trajectory:
+    """The inverse of `trajectory`, for a controller or a test."""
+    rows = []
+    for point in message.points:
+        move, rotation = point.transforms[0].translation, point.transforms[0].rotation
+        after = point.time_from_start
+        yaw = 2 * np.arctan2(rotation.z, rotation.w)
+        rows.append(
+            (
+                after.sec + after.nanosec / NS_PER_S,
+                move.x,
+                move.y,
+                float(np.arctan2(np.sin(yaw), np.cos(yaw))),
+                point.velocities[0].linear.x,
+                point.accelerations[0].linear.x,
+                point.velocities[0].angular.z,
+            )
+        )
+    table = np.array(rows, dtype=np.float64).reshape(-1, 7)
+    return Trajectory(
+        stamp_ns=message.header.stamp.sec * NS_PER_S + message.header.stamp.nanosec,
+        times_s=table[:, 0],
+        poses_odom=table[:, 1:4],
+        speeds_mps=table[:, 4],
+        accelerations_mps2=table[:, 5],
+        yaw_rates_rps=table[:, 6],
+    )
+
+
+def path(plan: Trajectory, frame: str) -> Path:
+    """The same poses, each with its own future stamp."""
+    poses = [
+        PoseStamped(header=header(plan.stamp_ns + round(t * NS_PER_S), frame), pose=pose(row)) for t, row in zip(plan.times_s, plan.poses_odom)
+    ]
+    return Path(header=header(plan.stamp_ns, frame), poses=poses)
+
+
+def autoware_trajectory(plan: Trajectory, frame: str) -> Any:
+    """autoware_planning_msgs/Trajectory; None where that package is missing."""
+    if AutowareTrajectory is None:
+        return None
+    points = []
+    for i, row in enumerate(plan.poses_odom):
+        point = AutowarePoint(pose=pose(row), time_from_start=duration(float(plan.times_s[i])))
+        point.longitudinal_velocity_mps = float(plan.speeds_mps[i])
+        point.acceleration_mps2 = float(plan.accelerations_mps2[i])
+        point.heading_rate_rps = float(plan.yaw_rates_rps[i])
+        points.append(point)
+    return AutowareTrajectory(header=header(plan.stamp_ns, frame), points=points)
+
+
+def odometry(stamp_ns: int, frame: str, base_frame: str, row: np.ndarray, speed_mps: float, yaw_rate_rps: float) -> Odometry:
+    message = Odometry(header=header(stamp_ns, frame), child_frame_id=base_frame)
+    message.pose.pose = pose(row)
+    message.twist.twist = twist(speed_mps, yaw_rate_rps)
+    return message
+
+
+def plan_dict(plan: Plan) -> dict[str, Any]:
+    """JSON-ready: what the model said, before supervisor and blending. Floats keep every digit."""
+    return {
+        "plan_id": plan.plan_id,
+        "t0_ns": plan.t0_ns,
+        "reasoning": plan.reasoning,
+        "waypoints_base": plan.waypoints_base.tolist(),
+        "waypoint_interval_s": plan.waypoint_interval_s,
+        "pose_odom": plan.pose_odom.tolist(),
+        "speed_mps": plan.speed_mps,
+        "tokens": plan.tokens,
+        "seed": plan.seed,
+        "engine_hash": plan.engine_hash,
+        "timings_ms": {stage: round(value, 3) for stage, value in plan.timings_ms.items()},
+    }

@@ -1,0 +1,163 @@
+"""Parameters of both nodes: one table each that declares, checks and documents them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.node import Node
+
+from spanvla_ros.contracts import ConfigError
+from spanvla_ros.planning import supervisor, validity
+from spanvla_ros.planning.inputs import InputLimits
+
+# declared by rclpy itself
+_FOREIGN = ("use_sim_time", "qos_overrides.", "start_type_description_service")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameter:
+    """One row: a number with a closed range, a word of `choices`, free text, a flag, or a list of text."""
+
+    name: str
+    default: Any
+    text: str
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+
+    def check(self, value: Any) -> Any:
+        """The value as the type of the default; ConfigError names parameter, value and what is allowed."""
+        kind = type(self.default)
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if kind is list:
+            value = [str(v) for v in value] if isinstance(value, (list, tuple)) or hasattr(value, "tolist") else value
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise ConfigError(f"parameter {self.name} is {value!r}, it must be a {kind.__name__}")
+        if self.low is not None and not self.low <= value <= self.high:
+            raise ConfigError(f"parameter {self.name} is {value:g}, allowed is {self.range}")
+        if self.choices and value not in self.choices:
+            raise ConfigError(f"parameter {self.name} is {value!r}, allowed is {self.range}")
+        return value
+
+    @property
+    def range(self) -> str:
+        if self.choices:
+            return " | ".join(self.choices)
+        return f"{self.low:g} to {self.high:g} {self.unit}".strip() if self.low is not None else ""
+
+    def descriptor(self) -> ParameterDescriptor:
+        described = ParameterDescriptor(description=self.text, additional_constraints=self.range)
+        if self.low is not None and isinstance(self.default, float):
+            described.floating_point_range = [FloatingPointRange(from_value=float(self.low), to_value=float(self.high), step=0.0)]
+        elif self.low is not None:
+            described.integer_range = [IntegerRange(from_value=int(self.low), to_value=int(self.high), step=1)]
+        return described
+
+
+def _group(prefix: str, cls: type, rows: Mapping[str, tuple[str, str, float, float]]) -> list[Parameter]:
+    """Rows for the fields of a dataclass, with its defaults: name -> (text, unit, low, high)."""
+    defaults = {field.name: field.default for field in dataclasses.fields(cls)}
+    return [
+        Parameter(name=prefix + name, default=defaults[name], text=text, unit=unit, low=low, high=high)
+        for name, (text, unit, low, high) in rows.items()
+    ]
+
+
+SUPERVISOR_ROWS = {
+    "deadline_s": ("anchor image received until its plan is there; later is HOLD (counted only in lock-step)", "s", 0.05, 10.0),
+    "hold_s": ("how long the previous plan is followed without a new one before the car is stopped", "s", 0.1, 5.0),
+    "max_input_age_s": ("oldest age of the newest image and odometry, by stamp", "s", 0.05, 5.0),
+    "clock_stall_s": ("a ROS clock that stands still this long is a fault", "s", 0.2, 60.0),
+    "stop_decel_mps2": ("deceleration of STOPPING", "m/s2", 0.5, 8.0),
+    "stop_jerk_mps3": ("jerk of STOPPING", "m/s3", 0.5, 50.0),
+}
+INPUT_ROWS = {
+    "frame_tolerance_s": ("how far a frame may lie from the stamp the model wants", "s", 0.001, 0.5),
+    "odometry_gap_s": ("longest gap in the odometry that is interpolated", "s", 0.01, 1.0),
+}
+VALIDITY_ROWS = {
+    "speed_mps": ("largest speed a plan may ask for", "m/s", 0.1, 100.0),
+    "reverse_mps": ("largest speed backwards", "m/s", 0.0, 20.0),
+    "acceleration_mps2": ("largest acceleration", "m/s2", 0.1, 50.0),
+    "deceleration_mps2": ("largest deceleration", "m/s2", 0.1, 50.0),
+    "lateral_acceleration_mps2": ("largest lateral acceleration", "m/s2", 0.1, 50.0),
+    "yaw_rate_rps": ("largest yaw rate", "rad/s", 0.01, 10.0),
+}
+
+PLANNER = (
+    Parameter(name="autostart", default=True, text="configure and activate without being told to"),
+    Parameter(name="engine_dir", default="", text="engine folder; empty = engines/demo of this package"),
+    Parameter(name="backend", default="auto", text="how the engine is run", choices=("auto", "onnxruntime", "torch")),
+    Parameter(name="anchor_camera", default="", text="camera whose newest image starts a plan; empty = first camera of the model"),
+    Parameter(name="image_transport", default="compressed", text="CompressedImage or Image", choices=("compressed", "raw")),
+    Parameter(name="base_frame", default="base_link", text="child frame of the odometry, at the rear axle"),
+    Parameter(name="lockstep", default=False, text="a simulator waits for the plan: count missed deadlines, don't enforce them"),
+    Parameter(name="rig_file", default="", text="cameras the model was trained with; empty = config/rigs/demo.yaml of this package"),
+    Parameter(name="rig_check", default="warn", text="what a camera_info that differs from the rig does", choices=("off", "warn", "error")),
+    Parameter(name="max_skew_s", default=0.05, text="stamp difference between cameras that is reported", unit="s", low=0.0, high=1.0),
+    Parameter(name="route_horizon_m", default=30.0, text="a turn of the route within this distance becomes the command", unit="m", low=1.0, high=500.0),
+    Parameter(name="marker_lifetime_s", default=0.5, text="markers vanish after this time", unit="s", low=0.05, high=10.0),
+    Parameter(name="publish_autoware", default=False, text="also publish autoware_planning_msgs/Trajectory where that package is installed"),
+    *_group("", supervisor.Limits, SUPERVISOR_ROWS),
+    *_group("", InputLimits, INPUT_ROWS),
+    *_group("limits.", validity.Limits, VALIDITY_ROWS),
+)
+
+SIMULATOR = (
+    Parameter(name="families", default=["lane", "stopped", "red"], text="scenario families to drive"),
+    Parameter(name="seeds", default="6000:6002", text="seeds of each family, FIRST:END (END excluded) or a list 6000,6001"),
+    Parameter(name="camera", default="front", text="camera that is rendered"),
+    Parameter(name="black", default=False, text="send black images, to see what the planner does blind"),
+    Parameter(name="planner", default="/spanvla_planner", text="name of the planner node that drives"),
+    Parameter(name="output_file", default="", text="JSON lines with one result per episode; empty = none"),
+    Parameter(name="trace_dir", default="", text="folder for one JSON lines file of steps per episode; empty = none"),
+    Parameter(name="answer_timeout_s", default=5.0, text="longest wait for the plan of an image", unit="s", low=0.1, high=120.0),
+    Parameter(name="planner_timeout_s", default=60.0, text="longest wait for the planner node to become active", unit="s", low=1.0, high=3600.0),
+    Parameter(name="real_time", default=False, text="never run faster than real time"),
+)
+
+
+def read(node: Node, table: Sequence[Parameter]) -> dict[str, Any]:
+    """Name -> checked value of every row, declared with its descriptor. ConfigError names parameter, value and range.
+
+    The node must have been made with automatically_declare_parameters_from_overrides: that way a wrong value from a file
+    is still there to be named, instead of ending the constructor.
+    """
+    rows = {row.name: row for row in table}
+    given = {name: parameter.value for name, parameter in node.get_parameters_by_prefix("").items()}
+    unknown = sorted(name for name in given if name not in rows and not name.startswith(_FOREIGN))
+    if unknown:
+        raise ConfigError(f"parameter {unknown[0]} is unknown; known are {', '.join(rows)}")
+    values = {name: row.check(given.get(name, row.default)) for name, row in rows.items()}
+    for name, value in values.items():
+        if name in given:  # declared by the override, without descriptor and perhaps as 1 for 1.0
+            node.undeclare_parameter(name)
+        node.declare_parameter(name, value, rows[name].descriptor(), ignore_override=True)
+    return values
+
+
+def limits(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
+    """An instance of a dataclass of limits from the parameters that are named like its fields."""
+    return cls(**{field.name: values[prefix + field.name] for field in dataclasses.fields(cls) if prefix + field.name in values})
+
+
+def seeds(text: str) -> list[int]:
+    """'6000:6002' -> [6000, 6001]; '6000,6005' -> both."""
+    try:
+        if ":" in text:
+            first, end = (int(part) for part in text.split(":"))
+            found = list(np.arange(first, end).tolist())
+        else:
+            found = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"parameter seeds is {text!r}, it must be FIRST:END or a list such as 6000,6001") from None
+    if not found:
+        raise ConfigError(f"parameter seeds is {text!r}, which names no seed")
+    return found

@@ -1,0 +1,114 @@
+"""What the planner node tells about itself: plan_info and the diagnostic tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from rclpy.node import Node
+
+from spanvla_ros.contracts import NS_PER_S, ModelSpec, Plan, Trajectory
+from spanvla_ros.planning.supervisor import Limits, Output, Reason, State
+from spanvla_ros.ros import conversions
+from spanvla_ros.ros.diagnostics import ERROR, OK, WARN
+from spanvla_ros.ros.worker import Attempt
+
+_LEVELS = {State.WAITING: WARN, State.NOMINAL: OK, State.HOLD: WARN, State.STOPPING: ERROR, State.STOPPED: ERROR}
+_STARTING = (Reason.HISTORY_SHORT, Reason.IMAGE_MISSING, Reason.ODOMETRY_MISSING)
+_COMPARED_S = np.arange(0.0, 2.01, 0.5)
+_JUMP_M = 1.0
+
+
+class Report:
+    """Counts, the newest plan, and the sentences about them. Guarded by the node's lock."""
+
+    def __init__(self, node: Node, spec: ModelSpec, limits: Limits):
+        self._node, self._diagnostics = node, node.diagnostics
+        self._spec, self._limits = spec, limits
+        self.plans = self.rejections = 0
+        self.reset()
+
+    def reset(self) -> None:
+        self.reasoning = self.detail = ""
+        self._bad: dict[str, str] = {}
+        self._plan: dict[str, Any] = {}
+        self._trajectory: Trajectory | None = None
+
+    def engine(self, engine_dir: str, engine_hash: str, took_ms: float, warm: Plan) -> None:
+        values = {"engine_dir": engine_dir, "engine_hash": engine_hash, "cameras": ", ".join(self._spec.cameras), "load_ms": took_ms}
+        values |= {f"warm_{stage}_ms": value for stage, value in warm.timings_ms.items()}
+        self._diagnostics.set("model", OK, f"model {self._spec.name} loaded", values)
+        for task in ("inputs", "latency", "plan", "consistency"):
+            self._diagnostics.set(task, OK, "no plan yet")
+
+    def bad_input(self, name: str, line: str) -> None:
+        """An input that can't be used: one log line when it begins, diagnostics as long as it lasts."""
+        if name not in self._bad:
+            self._node.get_logger().warning(line)
+        self._bad[name] = line
+        self.detail = line
+
+    def planned(self, found: Attempt, misses: int, now_ns: int) -> None:
+        plan, observation = found.plan, found.observation
+        self.plans += 1
+        self.reasoning, self.detail = plan.reasoning, ""
+        self._bad.clear()
+        latency_ms = (now_ns - plan.t0_ns) / 1e6
+        self._plan = conversions.plan_dict(plan) | {
+            "revision": 1,
+            "image_ages_s": {camera: list(ages) for camera, ages in observation.image_ages_s.items()},
+            "skew_s": observation.skew_s,
+            "command": observation.command.value,
+            "capture_to_plan_ms": round(latency_ms, 3),
+        }
+        values = {f"{stage}_ms": value for stage, value in plan.timings_ms.items()} | {"capture_to_plan_ms": latency_ms, "deadline_misses": misses}
+        late = plan.timings_ms.get("total", 0.0) > 1e3 * self._limits.deadline_s
+        self._diagnostics.set("latency", WARN if late else OK, "over the deadline" if late else "in time", values)
+        self._consistency(found.trajectory)
+
+    def _consistency(self, trajectory: Trajectory) -> None:
+        """How far the new plan has the car from where the previous one had it, at the same instants."""
+        previous, self._trajectory = self._trajectory, trajectory
+        if previous is None:
+            return
+        offset_s = (trajectory.stamp_ns - previous.stamp_ns) / NS_PER_S
+        moved = max(
+            float(np.hypot(*(np.interp(t, trajectory.times_s, trajectory.poses_odom[:, i]) - np.interp(t + offset_s, previous.times_s, previous.poses_odom[:, i]) for i in (0, 1))))
+            for t in _COMPARED_S
+        )
+        jump = moved > _JUMP_M
+        self._diagnostics.set("consistency", WARN if jump else OK, "the plan jumps" if jump else "plans agree", {"shift_within_2s_m": moved})
+
+    def rejected(self, reason: Reason, detail: str) -> None:
+        self.rejections += 1
+        # what is normal while the inputs begin is told by diagnostics alone
+        if detail != self.detail and reason not in _STARTING:
+            self._node.get_logger().warning(f"no plan: {reason.value}: {detail}", throttle_duration_sec=1.0)
+        self.detail = detail
+
+    def beat(self, output: Output, ages_s: Mapping[str, float | None], misses: int) -> None:
+        ages = {f"age/{name}_s": "never" if age is None else age for name, age in ages_s.items()}
+        if self._bad:
+            self._diagnostics.set("inputs", ERROR, "; ".join(self._bad.values()), ages)
+        elif output.reason in (Reason.OK, Reason.DEADLINE_MISSED, Reason.PLAN_INVALID, Reason.BACKEND_ERROR):
+            self._diagnostics.set("inputs", OK, "fresh", ages)
+        else:
+            self._diagnostics.set("inputs", WARN if output.state is State.WAITING else ERROR, output.reason.value, ages)
+        counts = {"plans": self.plans, "rejections": self.rejections, "deadline_misses": misses, "detail": self.detail, "plan_id": self._plan.get("plan_id", "")}
+        text = output.state.value if output.reason is Reason.OK else f"{output.state.value}: {output.reason.value}"
+        self._diagnostics.set("plan", _LEVELS[output.state], text, counts)
+
+    def info(self, event: str, output: Output, anchor_ns: int | None, detail: str) -> dict[str, Any]:
+        """The JSON of plan_info. Event `plan` carries the whole plan, the others only its id."""
+        head = {
+            "event": event,
+            "state": output.state.value,
+            "reason": output.reason.value,
+            "detail": detail,
+            "anchor_ns": anchor_ns,
+            "stamp_ns": output.trajectory.stamp_ns if output.trajectory is not None else None,
+            "plans": self.plans,
+            "rejections": self.rejections,
+        }
+        return head | (self._plan if event == "plan" else {"plan_id": self._plan.get("plan_id")})

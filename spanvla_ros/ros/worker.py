@@ -1,0 +1,141 @@
+"""The one thread that owns the model: newest anchor image in, plan or reason out; one inference at a time, latest only."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from spanvla_ros.contracts import Command, EgoHistory, Image, InputError, NotReady, Observation, Plan, Trajectory
+from spanvla_ros.planning.inputs import InputBuffer
+from spanvla_ros.planning.planner import Planner
+from spanvla_ros.planning.supervisor import Reason
+from spanvla_ros.planning.trajectory import densify
+from spanvla_ros.planning.validity import Limits, violations
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """What became of one anchor image: a plan with its trajectory, or the reason why there is none."""
+
+    anchor_ns: int
+    reason: Reason
+    detail: str = ""
+    observation: Observation | None = None
+    plan: Plan | None = None
+    trajectory: Trajectory | None = None
+
+
+def attempt(planner: Planner, buffer: InputBuffer, anchor_ns: int, command: Command, limits: Limits) -> Attempt:
+    """One plan. NotReady passes through: it may be mended by the next message. Every other failure becomes a reason."""
+    try:
+        observation = buffer.observe(anchor_ns, command)
+    except NotReady:
+        raise
+    except InputError as error:
+        return Attempt(anchor_ns=anchor_ns, reason=Reason.IMAGE_INVALID, detail=str(error))
+    try:
+        plan = planner.plan(observation)
+    except InputError as error:
+        return Attempt(anchor_ns=anchor_ns, reason=Reason.PLAN_INVALID, detail=str(error), observation=observation)
+    except Exception as error:  # noqa: BLE001 - whatever a backend raises, the car must go on along its last plan
+        return Attempt(anchor_ns=anchor_ns, reason=Reason.BACKEND_ERROR, detail=f"{type(error).__name__}: {error}", observation=observation)
+    trajectory = densify(plan)
+    broken = violations(trajectory, limits)
+    if broken:
+        return Attempt(anchor_ns=anchor_ns, reason=Reason.PLAN_INVALID, detail="; ".join(broken), observation=observation, plan=plan)
+    return Attempt(anchor_ns=anchor_ns, reason=Reason.OK, observation=observation, plan=plan, trajectory=trajectory)
+
+
+def warm_up(planner: Planner) -> Plan:
+    """Plan once for a grey picture of a standing car, so that the first real plan is not the slow one."""
+    spec = planner.spec
+    stamps = tuple(10**10 + round(offset * 1e9) for offset in spec.history_offsets_s)
+    count = len(stamps)
+    grey = np.full((*spec.image_size, 3), 128, np.uint8)
+    frames = tuple(Image(stamp_ns=stamps[-1], rgb=grey) for _ in spec.frame_offsets_s)
+    history = EgoHistory(
+        stamps_ns=stamps, poses_base=np.zeros((count, 3)), speeds_mps=np.zeros(count), yaw_rates_rps=np.zeros(count), acceleration_mps2=0.0
+    )
+    return planner.plan(Observation(t0_ns=stamps[-1], images=dict.fromkeys(spec.cameras, frames), history=history, pose_odom=np.zeros(3)))
+
+
+class PlanningThread:
+    """Waits for anchor images, plans for the newest one and reports every Attempt from its own thread.
+
+    An observation may need odometry at or after t0, or another camera's frame: it is tried again when input arrives, until
+    a newer anchor replaces it.
+    """
+
+    def __init__(
+        self,
+        planner: Planner,
+        buffer: InputBuffer,
+        limits: Limits,
+        command: Callable[[], Command],
+        report: Callable[[Attempt], None],
+    ):
+        self._planner, self._buffer, self._limits = planner, buffer, limits
+        self._command, self._report = command, report
+        # with one camera no later image can mend a missing frame
+        self._mendable = {"ODOMETRY_BEHIND", "ODOMETRY_MISSING"} | ({"IMAGE_MISSING"} if len(planner.spec.cameras) > 1 else set())
+        self._condition = threading.Condition()
+        self._pending_ns: int | None = None
+        self._newest_ns: int | None = None
+        self._retry = False
+        self._epoch = 0
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="planning", daemon=True)
+        self._thread.start()
+
+    def image(self, stamp_ns: int) -> bool:
+        """An anchor image arrived; an older one that still waits is dropped. False when it is not newer than the last."""
+        with self._condition:
+            if self._newest_ns is not None and stamp_ns <= self._newest_ns:
+                return False
+            self._pending_ns = self._newest_ns = stamp_ns
+            self._retry = True
+            self._condition.notify()
+            return True
+
+    def input(self) -> None:
+        """Odometry or another camera's image arrived: try again what was not ready."""
+        with self._condition:
+            if self._pending_ns is not None:
+                self._retry = True
+                self._condition.notify()
+
+    def reset(self) -> None:
+        """Forget what waits; a plan that is being made will not be reported."""
+        with self._condition:
+            self._pending_ns = self._newest_ns = None
+            self._epoch += 1
+
+    def stop(self) -> None:
+        """Return when the thread has ended, so that the model may be closed."""
+        with self._condition:
+            self._stopping = True
+            self._condition.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                self._condition.wait_for(lambda: self._stopping or (self._pending_ns is not None and self._retry))
+                if self._stopping:
+                    return
+                anchor_ns, epoch, self._retry = self._pending_ns, self._epoch, False
+            try:
+                found = attempt(self._planner, self._buffer, anchor_ns, self._command(), self._limits)
+            except NotReady as error:
+                if error.code in self._mendable:
+                    continue
+                found = Attempt(anchor_ns=anchor_ns, reason=Reason(error.code), detail=str(error))
+            with self._condition:
+                if epoch != self._epoch or self._stopping:
+                    continue
+                if self._pending_ns == anchor_ns:
+                    self._pending_ns = None
+            self._report(found)

@@ -1,0 +1,138 @@
+"""A car and a listener for tests of the real planner process: publishes images and odometry, records what comes back."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from nav_msgs.msg import Odometry
+from rclpy.executors import SingleThreadedExecutor
+from sensor_msgs.msg import CompressedImage
+from std_msgs.msg import String
+from trajectory_msgs.msg import MultiDOFJointTrajectory
+
+from spanvla_ros.ros import conversions, qos
+
+ROOT = Path(__file__).resolve().parent.parent
+NODE = "/spanvla_planner"
+JPEG = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 255, (126, 224, 3), dtype=np.uint8))[1].tobytes()
+
+
+def environment(domain: int, folder: Path) -> dict[str, str]:
+    """What separate processes need to find each other and nobody else."""
+    env = dict(os.environ)
+    # inherited from the interpreter that runs the tests it would keep the wheels from finding their libraries
+    env.pop("_ROS_WHEELS_BOOTSTRAP_COMPLETE", None)
+    env.update(
+        ROS_DOMAIN_ID=str(domain),
+        ROS_AUTOMATIC_DISCOVERY_RANGE="LOCALHOST",
+        ROS_LOG_DIR=str(folder / "log"),
+        AMENT_PREFIX_PATH=os.pathsep.join(filter(None, [sys.prefix, os.environ.get("AMENT_PREFIX_PATH", "")])),
+        FASTDDS_DEFAULT_PROFILES_FILE=str(ROOT / "config" / "fastdds_shm.xml"),
+        PYTHONPATH=os.pathsep.join([str(ROOT), str(ROOT / "test")]),
+        OMP_NUM_THREADS="1",
+    )
+    return env
+
+
+@contextlib.contextmanager
+def process(command: list[str], env: dict[str, str], log: Path):
+    """A child process whose output goes to `log`; ended, if need be by force, with the block."""
+    with log.open("w") as out:
+        child = subprocess.Popen([sys.executable, *command], env=env, stdout=out, stderr=subprocess.STDOUT, cwd=ROOT)
+        try:
+            yield child
+        finally:
+            if child.poll() is None:
+                child.terminate()
+                try:
+                    child.wait(10)
+                except subprocess.TimeoutExpired:
+                    child.kill()
+                    child.wait()
+
+
+class Peer:
+    """Drives a car that follows the newest trajectory; `images` and `odometry` switch its sensors off and on."""
+
+    def __init__(self, domain: int, speed_mps: float = 2.0):
+        os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+        os.environ["FASTDDS_DEFAULT_PROFILES_FILE"] = str(ROOT / "config" / "fastdds_shm.xml")
+        self._context = rclpy.Context()
+        rclpy.init(context=self._context, domain_id=domain)
+        self.node = rclpy.create_node("peer", context=self._context)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+        self.images = self.odometry = True
+        self.jpeg, self.damage = JPEG, lambda message: message
+        self.infos: list[tuple[float, dict]] = []
+        self.trajectories: list[tuple[float, MultiDOFJointTrajectory]] = []
+        self.levels: dict[str, tuple[int, str]] = {}
+        self._speed = speed_mps
+        self._pose = np.zeros(3)
+        self._image_out = self.node.create_publisher(CompressedImage, f"{NODE}/input/image/front", qos.IMAGE)
+        self._odometry_out = self.node.create_publisher(Odometry, f"{NODE}/input/odometry", qos.ODOMETRY)
+        self.node.create_subscription(MultiDOFJointTrajectory, f"{NODE}/output/trajectory", self._on_trajectory, qos.OUTPUT)
+        self.node.create_subscription(String, f"{NODE}/output/plan_info", self._on_info, qos.PLAN_INFO)
+        self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
+        self._count = 0
+        self.node.create_timer(0.05, self._step)
+        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._executor.shutdown()
+        self._thread.join(5)
+        self.node.destroy_node()
+        self._context.try_shutdown()
+
+    def _step(self) -> None:
+        now_ns = time.time_ns()
+        if self.trajectories:
+            plan = conversions.from_trajectory(self.trajectories[-1][1])
+            at = (now_ns - plan.stamp_ns) / 1e9
+            self._speed = float(np.interp(at, plan.times_s, plan.speeds_mps))
+        self._pose = self._pose + [self._speed * 0.05, 0, 0]
+        if self.odometry:
+            self._odometry_out.publish(self.damage(conversions.odometry(now_ns, "odom", "base_link", self._pose, self._speed, 0.0)))
+        self._count += 1
+        if self.images and self._count % 2 == 0:
+            self._image_out.publish(CompressedImage(header=conversions.header(now_ns, "front"), format="jpeg", data=self.jpeg))
+
+    def _on_trajectory(self, message: MultiDOFJointTrajectory) -> None:
+        self.trajectories.append((time.monotonic(), message))
+
+    def _on_info(self, message: String) -> None:
+        self.infos.append((time.monotonic(), json.loads(message.data)))
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            self.levels[status.name.split(": ")[1]] = (int.from_bytes(status.level, "little"), status.message)
+
+    def wait(self, condition, timeout_s: float, what: str) -> None:
+        end = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < end, f"no {what} within {timeout_s} s; newest: {self.infos[-1:]}, diagnostics: {self.levels}"
+            time.sleep(0.02)
+
+    def wait_state(self, state: str, timeout_s: float = 15.0) -> dict:
+        """The newest heartbeat of that state that came after this call."""
+        start = len(self.infos)
+        found: list[dict] = []
+
+        def there() -> bool:
+            found[:] = [info for _, info in self.infos[start:] if info["state"] == state and info["event"] != "rejected"]
+            return bool(found)
+
+        self.wait(there, timeout_s, f"state {state}")
+        return found[-1]
