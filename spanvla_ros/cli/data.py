@@ -25,7 +25,7 @@ def add_parser(subparsers) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     sim.add_argument("--families", default="all", help="comma-separated scenario families, or 'all' (%(default)s)")
-    sim.add_argument("--seeds", required=True, help="half-open range A:B; 0-4999 are for training, 5000-5999 for validation")
+    sim.add_argument("--seeds", required=True, help="half-open range A:B or A:B:STEP; 0-4999 are for training, 5000-5999 for validation")
     sim.add_argument("--out", required=True, type=Path, help="folder of the data set; drives that are there already are skipped")
     sim.add_argument("--engine", help="let this engine drive while the expert labels (DAgger) instead of the disturbed expert")
     sim.add_argument("--workers", type=int, default=2, help="processes (%(default)s)")
@@ -40,12 +40,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _seeds(text: str) -> range:
     try:
-        first, last = (int(part) for part in text.split(":"))
-    except ValueError:
-        raise ConfigError(f"--seeds is '{text}'; write a half-open range such as 0:40") from None
-    if not 0 <= first < last <= 6000:
+        seeds = range(*(int(part) for part in text.split(":")))
+    except (TypeError, ValueError):
+        raise ConfigError(f"--seeds is '{text}'; write a half-open range such as 0:40 or 0:5000:20") from None
+    if not seeds or seeds[0] < 0 or seeds[-1] >= 6000:
         raise ConfigError(f"--seeds {text}: samples come from seeds 0-4999 (training) and 5000-5999 (validation); others are for tests")
-    return range(first, last)
+    return seeds
 
 
 def _sim(args: argparse.Namespace) -> int:

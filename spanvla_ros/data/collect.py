@@ -7,13 +7,13 @@ can be visited on purpose, by disturbing the expert or by letting a trained engi
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from spanvla_ros.contracts import NS_PER_S, NotReady, Plan
+from spanvla_ros.contracts import NotReady, Plan
 from spanvla_ros.data.sample import Sample, to_record
 from spanvla_ros.data.shards import ShardWriter, finished
 from spanvla_ros.planning.inputs import Grid, InputBuffer
@@ -30,12 +30,12 @@ class Recipe:
     sample_s: float = 0.5
     plan_s: float = 0.25
     limit_s: float = 45.0
-    start_lateral_m: float = 0.9
-    start_yaw_rad: float = 0.10
-    calm_s: tuple[float, float] = (1.0, 4.0)
-    disturbed_s: tuple[float, float] = (1.0, 2.5)
-    offset_m: float = 1.5
-    stretch: tuple[float, float] = (0.4, 1.5)
+    start_lateral_m: float = 0.8
+    start_yaw_rad: float = 0.08
+    calm_s: tuple[float, float] = (1.0, 3.5)
+    disturbed_s: tuple[float, float] = (0.6, 1.6)
+    offset_m: float = 0.9
+    stretch: tuple[float, float] = (0.5, 1.35)
     give_up_m: float = 4.0
 
 
@@ -135,7 +135,7 @@ def drive(family: str, seed: int, folder: Path, engine: str | None = None, recip
                         family=family,
                         map=str(scenario.map_id),
                         label="pos",
-                        fields=decision.fields,
+                        fields=_scene(decision.fields),
                         cells=simulation.cells("front"),
                     )
                     record = to_record(
@@ -155,6 +155,12 @@ def drive(family: str, seed: int, folder: Path, engine: str | None = None, recip
     if planner:
         planner.close()
     return count
+
+
+def _scene(fields: Mapping[str, float]) -> dict[str, float | list[float]]:
+    """Scene facts with the curvatures of all look-ahead distances as one list, nearest first."""
+    ahead = [k for k in fields if k.startswith("curvature_1pm_")]
+    return {k: round(v, 5) for k, v in fields.items() if k not in ahead} | {"curvature_1pm": [round(fields[k], 5) for k in ahead]}
 
 
 def _work(job: tuple) -> tuple[str, int, str | None]:
