@@ -40,7 +40,7 @@ def test_pictures_at_rest_and_live_give_the_backend_the_same_tensors(folder, mon
     for live, stored in zip(seen, Dataset(folder)):
         ours, theirs = preprocess(live.observation, spec, words), preprocess(stored.observation, spec, words)
         for name in ours:
-            np.testing.assert_allclose(ours[name], theirs[name], atol=1e-5, err_msg=name)
+            np.testing.assert_allclose(ours[name], theirs[name], atol=1e-6, err_msg=name)
         np.testing.assert_array_equal(ours["patches"], theirs["patches"])
 
 

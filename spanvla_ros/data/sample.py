@@ -107,4 +107,4 @@ def from_record(record: Mapping[str, Any], jpegs: Mapping[str, list[bytes]]) -> 
 
 
 def _numbers(array: np.ndarray) -> list:
-    return np.round(np.asarray(array, np.float64), 6).tolist()
+    return np.round(np.asarray(array, np.float64), 9).tolist()
