@@ -1,0 +1,62 @@
+"""Train the tokenizer, the VLM, or the action expert."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+COMMON = "Any key of the configuration can be changed on the command line, e.g. loop.seconds=600. The same command again continues a stopped run."
+EXAMPLES = {
+    "tokenizer": "spanvla train tokenizer --config config/train/demo_vlm.yaml --data data/demo --run demo-vlm",
+    "vlm": "spanvla train vlm --config config/train/demo_vlm.yaml --data data/demo --run demo-vlm loop.seconds=600",
+    "expert": "spanvla train expert --config config/train/demo_expert.yaml --data data/demo --run demo-expert vlm=demo-vlm",
+}
+HELP = {
+    "tokenizer": "byte-level BPE on the prompts and reasoning texts of a data set",
+    "vlm": "stage 0 and 1: vision on simulator labels, then reasoning in text",
+    "expert": "stage 2: flow-matching action expert on the cached keys and values of a trained VLM",
+}
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser("train", help=__doc__, description=__doc__)
+    stages = parser.add_subparsers(dest="stage", required=True, metavar="{tokenizer,vlm,expert}")
+    for stage, text in HELP.items():
+        sub = stages.add_parser(
+            stage,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}. {COMMON}",
+            epilog=f"example:\n  {EXAMPLES[stage]}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.add_argument("--config", type=Path, required=True, metavar="FILE", help="YAML of config/train/")
+        sub.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="data set with splits train and validation")
+        sub.add_argument("--run", metavar="NAME", help="name of the run folder below $SPANVLA_RUNS (default: name of the configuration)")
+        sub.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the configuration")
+
+
+def run(args: argparse.Namespace) -> int:
+    from spanvla_ros import config as configs
+    from spanvla_ros.training.expert import ExpertConfig, run_expert
+    from spanvla_ros.training.processes import launch
+    from spanvla_ros.training.runs import runs_root
+    from spanvla_ros.training.vlm import VlmConfig, ensure_tokenizer, run_vlm
+
+    name = args.run or args.config.stem
+    if args.stage == "expert":
+        expert = configs.load(ExpertConfig, args.config, args.overrides)
+        launch(expert.processes, run_expert, (expert, args.data, name, say))
+        return 0
+    config = configs.load(VlmConfig, args.config, args.overrides)
+    if args.stage == "tokenizer":
+        say(str(ensure_tokenizer(config, args.data, runs_root() / name, say)))
+        return 0
+    launch(config.processes, run_vlm, (config, args.config, args.data, name, say))
+    return 0
+
+
+def say(text: str) -> None:
+    """Progress goes to stdout at once, also into a pipe."""
+    print(text)
+    sys.stdout.flush()

@@ -1,0 +1,1 @@
+"""Supervised training of the VLM and the action expert."""

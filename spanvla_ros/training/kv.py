@@ -1,0 +1,143 @@
+"""Keys and values of the tapped layers for every training sample, computed once: what the expert will get in the car."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spanvla_ros.contracts import ModelSpec
+from spanvla_ros.model.spanvla import SpanVLA
+from spanvla_ros.model.vlm import causal_mask
+from spanvla_ros.training import batches
+from spanvla_ros.training.batches import JitterConfig
+from spanvla_ros.training.cache import Cache
+from spanvla_ros.training.processes import Processes
+
+CHUNK = 128  # samples per forward pass, and what an interrupted pass repeats at most
+
+
+@dataclass(frozen=True, kw_only=True)
+class KvCache:
+    """kv (n, taps, 2, Hkv, W, D) float16 by memory map; length (n,) valid slots; next_position (n,); sample (n,) row of the data cache."""
+
+    kv: np.ndarray
+    length: np.ndarray
+    next_position: np.ndarray
+    sample: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.length)
+
+    def batch(self, rows: np.ndarray) -> tuple[list[tuple[Tensor, Tensor]], Tensor, Tensor]:
+        """(keys, values) per tap (B, Hkv, K, D) float32, valid (B, K) bool and next_position (B,) of some rows."""
+        length = torch.from_numpy(self.length[rows].astype(np.int64))
+        width = int(length.max())
+        order = np.argsort(rows)
+        stored = torch.from_numpy(np.ascontiguousarray(self.kv[rows[order]][..., :width, :]))[torch.from_numpy(np.argsort(order))].float()
+        taps = [(stored[:, i, 0], stored[:, i, 1]) for i in range(stored.shape[1])]
+        return taps, torch.arange(width) < length[:, None], torch.from_numpy(self.next_position[rows].astype(np.int64))
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """How the samples are shown: jittered pictures, black ones, and the share that gets no text."""
+
+    jitter: JitterConfig | None = None
+    black: bool = False
+    prompt_only: float = 0.0
+    seed: int = 0
+
+
+@torch.no_grad()
+def taps(model: SpanVLA, data: Cache, ids: np.ndarray, view: View, bf16: bool) -> tuple[Tensor, np.ndarray, np.ndarray]:
+    """Tapped KV (B, taps, 2, Hkv, W, D), lengths and next positions (B,) after the model's own greedy text."""
+    spec = model.spec
+    torch.manual_seed(view.seed * 1_000_003 + int(ids[0]))
+    patches = batches.black(len(ids), spec) if view.black else batches.pixels(data, ids, spec)
+    if view.jitter is not None:
+        patches = batches.jitter(patches, view.jitter, spec)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        features = model.vision(patches).float()
+        silent = torch.rand(len(ids)).numpy() < view.prompt_only
+        prompt, guess = batches.prompts(data, ids), batches.answers(data, ids)
+        answer = [np.array([model.action_start]) if mute else a for a, mute in zip(guess, silent)]
+        sequence, stored, agreed = _forward(model, features, prompt, answer)
+        # where the model would have said the label itself, this pass already is the answer; the others decode
+        open_rows = np.flatnonzero(~agreed & ~silent)
+        if len(open_rows):
+            inputs = {k: torch.from_numpy(v[:, open_rows] if k == "positions" else v[open_rows]) for k, v in prompt.items()}
+            tokens = model.decode_greedy(features[open_rows], **inputs).tokens.numpy()
+            for row, said in zip(open_rows, tokens):
+                answer[row] = said[said >= 0]
+            sequence, stored, _ = _forward(model, features, prompt, answer)
+    return stored, sequence["valid"].sum(1).numpy(), sequence["next_position"].numpy()
+
+
+def _forward(model: SpanVLA, features: Tensor, prompt: dict[str, np.ndarray], answer: list[np.ndarray]) -> tuple[dict[str, Tensor], Tensor, np.ndarray]:
+    vlm, sequence = model.vlm, batches.packed(prompt, answer)
+    mask = causal_mask(torch.ones(1, sequence["ids"].shape[1]))
+    hidden, kv = vlm.decode_layers(vlm.embed(sequence["ids"], sequence["slot"], features), *vlm.rope(sequence["positions"]), mask)
+    stored = torch.stack([torch.stack(layer, dim=1) for layer in model.tapped(kv)], dim=1)
+    same = (vlm.logits(hidden[sequence["predict"]]).argmax(-1) == sequence["labels"]).numpy()
+    ends = np.cumsum([len(a) for a in answer])
+    agreed = np.array([part.all() for part in np.split(same, ends[:-1])])
+    return sequence, stored.float(), agreed
+
+
+def build(
+    model: SpanVLA,
+    data: Cache,
+    samples: np.ndarray,
+    views: list[View],
+    folder: Path,
+    *,
+    identity: str,
+    processes: Processes,
+    bf16: bool,
+    say: Callable[[str], None],
+) -> KvCache:
+    """KV of all `samples` under each view below `folder`, shared among `processes`, continued where a pass was interrupted.
+
+    identity: hash of the weights; another one, other samples or views make another folder.
+    """
+    key = json.dumps([identity, data.sha256, hashlib.sha256(samples.tobytes()).hexdigest(), repr(views), bf16])
+    path = folder / hashlib.sha256(key.encode()).hexdigest()[:16]
+    count = len(samples) * len(views)
+    shapes = _shapes(model.spec, model, data, count)
+    with processes.main_first():
+        path.mkdir(parents=True, exist_ok=True)
+        for name, (dtype, shape) in shapes.items():
+            if not (path / f"{name}.npy").exists():
+                np.lib.format.open_memmap(path / f"{name}.npy", mode="w+", dtype=dtype, shape=shape).flush()
+    arrays = {name: np.load(path / f"{name}.npy", mmap_mode="r+") for name in shapes}
+    work = [(v, start) for v in range(len(views)) for start in range(0, len(samples), CHUNK)]
+    mine = [w for w in work[processes.rank :: processes.world] if not arrays["done"][w[0] * len(samples) + w[1]]]
+    began = time.monotonic()
+    for k, (v, start) in enumerate(mine):
+        ids = samples[start : start + CHUNK]
+        rows = slice(v * len(samples) + start, v * len(samples) + start + len(ids))
+        stored, length, position = taps(model, data, ids, views[v], bf16)
+        arrays["kv"][rows, ..., : stored.shape[-2], :] = stored.to(torch.float16).numpy()
+        arrays["length"][rows], arrays["next_position"][rows], arrays["sample"][rows] = length, position, ids
+        arrays["done"][rows] = True
+        if (k + 1) % 20 == 0:
+            rate = (k + 1) * CHUNK * processes.world / (time.monotonic() - began)
+            say(f"  keys and values {100 * (k + 1) / len(mine):.0f} %  {rate:.0f}/s  ETA {(len(mine) - k - 1) * CHUNK * processes.world / rate:.0f} s")
+    for array in arrays.values():
+        array.flush()
+    processes.barrier()
+    return KvCache(kv=np.load(path / "kv.npy", mmap_mode="r"), **{n: np.load(path / f"{n}.npy") for n in ("length", "next_position", "sample")})
+
+
+def _shapes(spec: ModelSpec, model: SpanVLA, data: Cache, count: int) -> dict[str, tuple[type, tuple[int, ...]]]:
+    width = int(data["length"].max()) + spec.max_reasoning_tokens + 1
+    kv = (count, len(spec.taps), 2, model.vlm.kv_heads, width, model.vlm.head_dim)
+    return {"kv": (np.float16, kv), "length": (np.int16, (count,)), "next_position": (np.int16, (count,)), "sample": (np.int64, (count,)), "done": (np.bool_, (count,))}

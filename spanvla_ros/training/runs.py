@@ -1,0 +1,174 @@
+"""Run folders: where a training writes its record, metrics, curve and checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from spanvla_ros.contracts import ConfigError, DataError
+
+KEEP = 2  # checkpoints: the newest, and one more in case the newest turns out to be bad
+
+
+def runs_root() -> Path:
+    """The folder of all runs: $SPANVLA_RUNS, else ~/.cache/spanvla/runs."""
+    return Path(os.environ.get("SPANVLA_RUNS") or "~/.cache/spanvla/runs").expanduser()
+
+
+class Run:
+    """One training run in its own folder. Opening an existing run with the same configuration continues it.
+
+    record.json: configuration, data hash, commit, environment, command; metrics.jsonl: one JSON object per line;
+    step-XXXXXXXX/: checkpoints, each complete or absent.
+    """
+
+    def __init__(self, name: str, config: Mapping[str, Any], data_hash: str, root: Path | None = None):
+        if not name or "/" in name or name.startswith("."):
+            raise ConfigError(f"run name {name!r} can't be used as a folder name")
+        self.path = (root or runs_root()) / name
+        self.path.mkdir(parents=True, exist_ok=True)
+        record = {"config": json.loads(json.dumps(config)), "data_sha256": data_hash}
+        known = self.path / "record.json"
+        if known.exists():
+            before = json.loads(known.read_text(encoding="utf-8"))
+            changed = [key for key in record if before.get(key) != record[key]]
+            if changed and self.latest() is not None:
+                raise ConfigError(
+                    f"run {self.path} was started with a different {' and '.join(changed)}{_difference(before, record)}; "
+                    "choose another --run name or delete the folder"
+                )
+        write_text(known, json.dumps(record | environment(), indent=1))
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def log(self, values: Mapping[str, Any]) -> None:
+        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(dict(values)) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        path = self.path / "metrics.jsonl"
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+    def forget_after(self, step: int) -> None:
+        """Drop metric lines of steps that were lost with an interrupted run."""
+        kept = [m for m in self.metrics() if m.get("step", 0) <= step]
+        write_text(self.path / "metrics.jsonl", "".join(json.dumps(m) + "\n" for m in kept))
+
+    def checkpoints(self) -> list[Path]:
+        return sorted(p for p in self.path.glob("step-*") if p.suffix != ".tmp")
+
+    def latest(self) -> Path | None:
+        found = self.checkpoints()
+        return found[-1] if found else None
+
+    def save(self, step: int, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> Path:
+        """Write a checkpoint; it appears under its name only when complete, older ones are removed only after that."""
+        target = self.path / f"step-{step:08d}"
+        temporary = target.with_suffix(".tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        save_file({k: v.detach().contiguous() for k, v in tensors.items()}, temporary / "state.safetensors")
+        write_text(temporary / "state.json", json.dumps(state))
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(temporary, target)
+        for old in self.checkpoints()[:-KEEP]:
+            shutil.rmtree(old)
+        return target
+
+    def restore(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+        """Tensors and state of the newest checkpoint, None for a run that has none."""
+        path = self.latest()
+        if path is None:
+            return None
+        return load_file(path / "state.safetensors"), json.loads((path / "state.json").read_text(encoding="utf-8"))
+
+    def plot(self, groups: Mapping[str, tuple[str, ...]]) -> None:
+        """curve.png: one panel per group of metric names, over steps. Skipped where matplotlib is not installed."""
+        try:
+            import matplotlib
+        except ImportError:
+            return
+        matplotlib.use("Agg")
+        import matplotlib.pyplot as plt
+
+        lines = self.metrics()
+        figure, axes = plt.subplots(1, len(groups), figsize=(5 * len(groups), 3.5), squeeze=False)
+        for axis, (title, names) in zip(axes[0], groups.items()):
+            for name in names:
+                points = [(m["step"], m[name]) for m in lines if name in m and m[name] is not None]
+                if points:
+                    axis.plot(*np.array(points, dtype=float).T, marker="." if len(points) < 50 else "", label=name)
+            axis.set_title(title)
+            axis.set_xlabel("step")
+            if axis.lines:
+                axis.legend(fontsize=7)
+        figure.tight_layout()
+        figure.savefig(self.path / "curve.png", dpi=110)
+        plt.close(figure)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file as a whole, never half of it."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def resolve(name: str | Path) -> Path:
+    """A run by name or path."""
+    for path in (Path(name).expanduser(), runs_root() / name):
+        if (path / "record.json").exists():
+            return path
+    raise DataError(f"no run {name!r} (looked for {runs_root() / name})")
+
+
+def environment() -> dict[str, Any]:
+    """What is needed to repeat a run: commit, versions, machine, command line."""
+    versions = {}
+    for package in ("torch", "transformers", "tokenizers", "numpy"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "commit": commit(),
+        "command": ["spanvla", *sys.argv[1:]],
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "versions": versions,
+    }
+
+
+def commit() -> str | None:
+    """Commit of the source tree, with `+changes` where tracked files differ; None outside git."""
+    here = Path(__file__).parent
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head + ("+changes" if dirty else "")
+
+
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    old, new = before.get("config", {}), now["config"]
+    keys = [k for k in sorted(set(old) | set(new)) if old.get(k) != new.get(k)]
+    return f" ({', '.join(f'{k}: {old.get(k)!r} -> {new.get(k)!r}' for k in keys[:3])})" if keys else ""

@@ -1,0 +1,288 @@
+"""Stage 0 and 1: the vision tower learns to see from simulator labels, then the VLM learns to reason in text."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from spanvla_ros import config as configs
+from spanvla_ros.contracts import ConfigError, ModelSpec
+from spanvla_ros.model import checkpoint
+from spanvla_ros.model.architecture import Architecture
+from spanvla_ros.model.auxiliary import DenseHead, SceneHead
+from spanvla_ros.model.spanvla import SpanVLA
+from spanvla_ros.model.vlm import causal_mask
+from spanvla_ros.planning import tokenizer as planning_tokenizer
+from spanvla_ros.training import batches, cache, targets, tokenizer
+from spanvla_ros.training.batches import JitterConfig
+from spanvla_ros.training.cache import Cache
+from spanvla_ros.training.loop import LoopConfig, Task, train
+from spanvla_ros.training.processes import Processes
+from spanvla_ros.training.runs import Run, resolve, runs_root
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpecConfig:
+    """The part of ModelSpec that a person chooses; tokenizer hash and action scale follow from the data."""
+
+    name: str
+    cameras: tuple[str, ...] = ("front",)
+    frame_offsets_s: tuple[float, ...] = (-0.5, 0.0)
+    history_offsets_s: tuple[float, ...] = (-1.5, -1.0, -0.5, 0.0)
+    image_size: tuple[int, int] = (112, 224)
+    waypoints: int = 10
+    waypoint_interval_s: float = 0.5
+    prompt_version: str = "compact/1"
+    prompt_tokens: int = 80
+    max_reasoning_tokens: int = 40
+    taps: tuple[int, ...] = (1, 3)
+    flow_steps: int = 5
+    source_sigma: float = 0.1
+    inference_noise: float = 0.0
+    scale_floor: tuple[float, float, float] = (0.05, 0.05, 0.01)  # m, m, rad
+
+    def spec(self, tokenizer_sha256: str, action_scale: Any = None) -> ModelSpec:
+        values = {k: v for k, v in vars(self).items() if k != "scale_floor"}
+        return ModelSpec(**values, tokenizer_sha256=tokenizer_sha256, action_scale=action_scale or ((1.0, 1.0, 1.0),) * self.waypoints)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VlmConfig:
+    """Everything that `spanvla train vlm` may be told. Paths are relative to the configuration file."""
+
+    architecture: Path
+    spec: SpecConfig
+    loop: LoopConfig
+    jitter: JitterConfig = field(default_factory=JitterConfig)
+    init: str | None = None  # run whose weights and tokenizer to start from
+    vocabulary: int = 900
+    tokenizer_samples: int = 3000
+    seeing_share: float = 0.3  # of the budget: vision and auxiliary losses only (stage 0)
+    auxiliary_weight: float = 0.5  # of the auxiliary losses in stage 1
+    dense_positive: tuple[float, float, float, float, float, float] = (1.0, 1.0, 2.0, 6.0, 6.0, 4.0)
+    regression_weight: float = 1.0
+    lamp_weight: float = 0.3
+    bf16: bool = True
+    threads: int = 1  # per process
+    processes: int = 2
+    workers: int = 2  # of the preprocessing pass
+    validation_samples: int = 512
+    greedy_samples: int = 128
+    reader: str = cache.READER
+
+    def __post_init__(self):
+        for name in ("seeing_share", "auxiliary_weight"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must be in [0, 1], is {getattr(self, name)}")
+
+
+class Learner(nn.Module):
+    """The VLM with the heads that only training has."""
+
+    def __init__(self, model: SpanVLA):
+        super().__init__()
+        hidden = model.architecture.text.hidden
+        self.vlm = model.vlm
+        self.dense = DenseHead(hidden, len(targets.DENSE))
+        self.scene = SceneHead(hidden, model.spec.vision_tokens, targets.REGRESSION_SIZE + targets.LAMPS)
+
+
+def auxiliary_losses(learner: Learner, features: Tensor, labels: dict[str, Tensor], usable: Tensor, config: VlmConfig) -> dict[str, Tensor]:
+    """Losses on features (B, Nv, H) against `batches.labels`; rows that are not usable (B,) bool count nothing.
+
+    The dense labels are those of the newest frame, so they meet the last vision tokens of the first camera.
+    """
+    features = features.float()
+    tokens = labels["dense"].shape[1]
+    weight = torch.tensor(config.dense_positive)
+    known = (labels["dense_known"] & usable[:, None, None]).float()
+    dense = F.binary_cross_entropy_with_logits(learner.dense(features[:, :tokens]), labels["dense"].clamp(max=1), pos_weight=weight, reduction="none")
+    scene = learner.scene(features).float()
+    values = labels["regression"]
+    given = (torch.isfinite(values) & usable[:, None]).float()
+    off = F.smooth_l1_loss(scene[:, : targets.REGRESSION_SIZE], torch.nan_to_num(values), beta=0.2, reduction="none")
+    lamp_known = (labels["lamp"] >= 0) & usable
+    lamp = F.cross_entropy(scene[:, targets.REGRESSION_SIZE :], labels["lamp"].clamp(min=0), reduction="none")
+    return {
+        "dense": (dense * known).sum() / known.sum().clamp(min=1),
+        "scene": (off * given).sum() / given.sum().clamp(min=1),
+        "lamp": (lamp * lamp_known).sum() / lamp_known.sum().clamp(min=1),
+    }
+
+
+def text_logits(model: SpanVLA, features: Tensor, sequence: dict[str, Tensor]) -> Tensor:
+    """Logits (M, V) of the answer tokens in a `batches.packed` sequence."""
+    vlm = model.vlm
+    # padding is on the right of everything, so the causal mask alone hides it
+    mask = causal_mask(torch.ones(1, sequence["ids"].shape[1]))
+    hidden, _ = vlm.decode_layers(vlm.embed(sequence["ids"], sequence["slot"], features), *vlm.rope(sequence["positions"]), mask)
+    return vlm.logits(hidden[sequence["predict"]]).float()
+
+
+class VlmTask:
+    """Loss and evaluation of stages 0 and 1 on cached samples."""
+
+    def __init__(self, model: SpanVLA, learner: Learner, config: VlmConfig, training: Cache, validation: Cache):
+        self.model, self.learner, self.config = model, learner, config
+        self.training, self.validation = training, validation
+        # spread over all drives
+        self.checked = np.unique(np.linspace(0, len(validation) - 1, min(len(validation), config.validation_samples)).astype(int))
+        text = f" {config.jitter.unusable_text}{planning_tokenizer.THINK_END}{planning_tokenizer.ACTION_START}"
+        self.unusable = np.array(model.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def loss(self, step: int, fraction: float, ids: np.ndarray) -> dict[str, Tensor]:
+        config, spec, data = self.config, self.model.spec, self.training
+        patches = batches.jitter(batches.pixels(data, ids, spec), config.jitter, spec)
+        seeing = fraction < config.seeing_share
+        spoiled = torch.zeros(len(ids), dtype=torch.bool)
+        if config.jitter.unusable and not seeing:
+            spoiled = batches.spoil(patches, config.jitter.unusable, spec)
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
+            features = self.model.vision(patches)
+            losses = auxiliary_losses(self.learner, features, batches.labels(data, ids), ~spoiled, config)
+            auxiliary = losses["dense"] + config.regression_weight * losses["scene"] + config.lamp_weight * losses["lamp"]
+            if seeing:
+                return {"loss": auxiliary, **losses}
+            answer = batches.answers(data, ids)
+            answer = [self.unusable if bad else a for a, bad in zip(answer, spoiled.tolist())]
+            sequence = batches.packed(batches.prompts(data, ids), answer)
+            text = F.cross_entropy(text_logits(self.model, features, sequence), sequence["labels"])
+        return {"loss": text + config.auxiliary_weight * auxiliary, "text": text, **losses}
+
+    def evaluate(self) -> dict[str, Any]:
+        """Validation: text cross-entropy, greedy exact match and mode, dense F1 per class, scene errors in SI units."""
+        spec, data, config = self.model.spec, self.validation, self.config
+        sums: dict[str, float] = {}
+        hits = np.zeros((3, len(targets.DENSE)))
+        errors, lamps, texts, dark = [], [], [], []
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
+            for k, ids in enumerate(np.array_split(self.checked, max(1, len(self.checked) // 64))):
+                features = self.model.vision(batches.pixels(data, ids, spec))
+                labels = batches.labels(data, ids)
+                sequence = batches.packed(batches.prompts(data, ids), batches.answers(data, ids))
+                for sink, seen in ((texts, features), (dark, self.model.vision(batches.black(len(ids), spec)))):
+                    sink.append(F.cross_entropy(text_logits(self.model, seen, sequence), sequence["labels"]).item())
+                everything = torch.ones(len(ids), dtype=torch.bool)
+                for name, value in auxiliary_losses(self.learner, features, labels, everything, config).items():
+                    sums[name] = sums.get(name, 0.0) + value.item() * len(ids) / len(self.checked)
+                found = self.learner.dense(features)[:, : labels["dense"].shape[1]].float() > 0
+                true = (labels["dense"] > 0.5) & labels["dense_known"]
+                found &= labels["dense_known"]
+                hits += np.stack([x.sum((0, 1)).numpy() for x in (found & true, found, true)])
+                scene = self.learner.scene(features).float()
+                errors.append((scene[:, : targets.REGRESSION_SIZE] - labels["regression"]).abs().numpy())
+                lamps.append((scene[:, targets.REGRESSION_SIZE :].argmax(-1) == labels["lamp"])[labels["lamp"] >= 0].numpy())
+            metrics = {f"validation_{k}": v for k, v in sums.items()}
+            metrics |= {"validation_text": float(np.mean(texts)), "validation_text_black": float(np.mean(dark))}
+            metrics |= self._greedy()
+        # without positives a class says nothing
+        f1 = np.where(hits[2] > 0, 2 * hits[0] / np.maximum(hits[1] + hits[2], 1), np.nan)
+        metrics |= {f"f1_{name}": None if np.isnan(value) else round(float(value), 3) for name, value in zip(targets.DENSE, f1)}
+        with np.errstate(invalid="ignore"):
+            errors_mean = np.nanmean(np.concatenate(errors), axis=0) if len(errors) else np.array([])
+        at = 0
+        for name, unit, size in targets.REGRESSION:
+            value = float(errors_mean[at : at + size].mean() * unit)
+            metrics[f"mae_{name}"] = None if np.isnan(value) else round(value, 4)
+            at += size
+        metrics["accuracy_lamp"] = round(float(np.concatenate(lamps).mean()), 3) if any(len(x) for x in lamps) else None
+        return {k: round(v, 4) if isinstance(v, float) else v for k, v in metrics.items()}
+
+    def _greedy(self) -> dict[str, float]:
+        spec, data = self.model.spec, self.validation
+        ids = self.checked[:: max(1, len(self.checked) // max(1, self.config.greedy_samples))]
+        same, mode = [], []
+        for part in np.array_split(ids, max(1, len(ids) // 64)):
+            inputs = {k: torch.from_numpy(v) for k, v in batches.prompts(data, part).items()}
+            decoded = self.model.decode_greedy(self.model.vision(batches.pixels(data, part, spec)), **inputs).tokens.numpy()
+            for row, wanted in zip(decoded, batches.answers(data, part)):
+                said = row[row >= 0]
+                same.append(len(said) == len(wanted) and bool((said == wanted).all()))
+                # the first words tell slow from fast
+                mode.append(bool((said[:2] == wanted[:2]).all()))
+        return {"greedy_exact": float(np.mean(same)), "greedy_mode": float(np.mean(mode))}
+
+
+def ensure_tokenizer(config: VlmConfig, data: Path, run_path: Path, say: Callable[[str], None]) -> Path:
+    """tokenizer.json of a run: what is there, else that of the run to start from, else trained on the data."""
+    path = run_path / checkpoint.TOKENIZER
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if config.init:
+        shutil.copyfile(resolve(config.init) / checkpoint.TOKENIZER, path)
+        return path
+    dataset = cache.open_reader(data, "train", config.reader)
+    chosen = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), config.tokenizer_samples)).astype(int))
+    size = tokenizer.train((dataset[int(i)] for i in chosen), config.spec.spec(""), config.vocabulary, path)
+    say(f"tokenizer of {size} tokens from {len(chosen)} samples: {path}")
+    return path
+
+
+def run_vlm(processes: Processes, config: VlmConfig, config_path: Path, data: Path, name: str, say: Callable[[str], None]) -> Path:
+    """Train stage 0 and 1; returns the run folder, which holds `model/` at the end. Called in every process of the group."""
+    torch.set_num_threads(config.threads)
+    torch.manual_seed(config.loop.seed)
+    folder = runs_root() / name
+    if processes.rank:
+        say = _silent
+    with processes.main_first():
+        tokenizer_path = ensure_tokenizer(config, data, folder, say)
+        sha256 = hashlib.sha256(tokenizer_path.read_bytes()).hexdigest()
+        draft = config.spec.spec(sha256)
+        common = {"workers": config.workers, "reader": config.reader, "say": say}
+        training, validation = (cache.build(data, split, draft, tokenizer_path, runs_root() / "cache", **common) for split in ("train", "validation"))
+    scale = targets.action_scale(training["future"], training["base"], config.spec.scale_floor)
+    spec = replace(draft, action_scale=scale)
+    architecture = Architecture.load(config_path.parent / config.architecture)
+    model = SpanVLA(architecture, spec, planning_tokenizer.load(tokenizer_path))
+    learner = Learner(model)
+    if config.init:
+        _initialise(learner, resolve(config.init))
+    count = sum(p.numel() for p in learner.parameters()) / 1e6
+    say(f"{len(training)} training samples of {len(training.maps)} maps, {len(validation)} for validation; {count:.2f} M parameters")
+    run = None
+    if processes.rank == 0:
+        run = Run(name, configs.to_dict(config) | {"architecture": architecture.to_dict()}, training.sha256)
+    job = VlmTask(model, learner, config, training, validation)
+    curves = {
+        "text": ("text", "validation_text", "validation_text_black"),
+        "seeing": ("dense", "validation_dense", "scene", "validation_scene"),
+        "greedy": ("greedy_exact", "greedy_mode", "accuracy_lamp", "f1_corridor", "f1_vehicle"),
+    }
+    final = train(config.loop, run, Task(modules=learner, count=len(training), loss=job.loss, evaluate=job.evaluate, curves=curves), say)
+    if run is not None:
+        with torch.no_grad():
+            for parameter_name, parameter in learner.named_parameters():
+                parameter.copy_(final[parameter_name])
+        checkpoint.save(model, run.path / "model")
+        say(f"model: {run.path / 'model'}")
+    return folder
+
+
+def _initialise(learner: Learner, source: Path) -> None:
+    """Start from the newest weights of another run; its heads too."""
+    found = sorted(source.glob("step-????????"))
+    if not found:
+        raise ConfigError(f"init: run {source} has no checkpoint")
+    stored = load_file(found[-1] / "state.safetensors")
+    with torch.no_grad():
+        for name, parameter in learner.named_parameters():
+            value = stored.get(f"average/{name}", stored.get(f"weight/{name}"))
+            if value is None or value.shape != parameter.shape:
+                raise ConfigError(f"init: run {source} has no weights {name} of shape {tuple(parameter.shape)}")
+            parameter.copy_(value)
+
+
+def _silent(text: str) -> None:
+    """What the processes other than the first have to say."""
