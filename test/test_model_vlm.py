@@ -132,6 +132,6 @@ def test_presets():
     demo = Architecture.load(share("config/model/demo.yaml"))
     assert Architecture.from_dict(demo.to_dict()) == demo
     assert demo.text.mrope_section == (4, 6, 6)
-    model = build(architecture=demo)
+    model = build(architecture=demo, spec=dataclasses.replace(tiny_spec(), taps=(1, 3)))
     count = {name: sum(p.numel() for p in part.parameters()) for name, part in (("vlm", model.vlm), ("expert", model.expert))}
     assert 2.8e6 < count["vlm"] < 3.4e6 and 1.0e6 < count["expert"] < 1.4e6

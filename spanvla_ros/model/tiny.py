@@ -41,8 +41,8 @@ def tiny_spec(tokenizer_sha256: str = "") -> ModelSpec:
         prompt_tokens=112,
         max_reasoning_tokens=12,
         tokenizer_sha256=tokenizer_sha256,
-        taps=(1, 3),
-        flow_steps=5,
+        taps=(1,),
+        flow_steps=3,
         source_sigma=0.5,
         action_scale=tuple((0.5 + 0.5 * k, 0.2 + 0.2 * k, 0.05 + 0.03 * k) for k in range(10)),
     )

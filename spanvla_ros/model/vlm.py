@@ -10,7 +10,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
-from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
 
 from spanvla_ros.contracts import ConfigError, ModelSpec
 from spanvla_ros.model.architecture import Architecture
@@ -78,15 +77,20 @@ class VLM(nn.Module):
 
     def _register_vision_constants(self, architecture: Architecture, spec: ModelSpec) -> None:
         rows, columns = spec.grid
-        unit = spec.merge**2
-        grid = torch.tensor([[1, rows * spec.merge, columns * spec.merge]])
-        window_index, bounds = get_vision_window_index(grid, spec.merge, architecture.vision.window_px, spec.patch)
+        unit, side = spec.merge**2, architecture.vision.window_px // (spec.patch * spec.merge)
+        # patches come grouped by merged token, tokens in raster order; the tower works window by window
+        token = torch.arange(rows * columns).reshape(rows, columns)
+        windows = [w.reshape(-1) for band in token.split(side, dim=0) for w in band.split(side, dim=1)]
+        lengths = torch.tensor([len(w) * unit for w in windows])
+        window_index = torch.cat(windows)
         order = (window_index[:, None] * unit + torch.arange(unit)).reshape(-1)
+        inner = torch.arange(unit)
+        row = (token.reshape(-1, 1) // columns * spec.merge + inner // spec.merge).reshape(-1)
+        column = (token.reshape(-1, 1) % columns * spec.merge + inner % spec.merge).reshape(-1)
         size = architecture.vision.hidden // architecture.vision.heads
         frequency = 1.0 / 10000.0 ** (torch.arange(0, size // 2, 2, dtype=torch.float32) / (size // 2))
-        angle = (get_vision_position_ids(grid, spec.merge)[..., None].float() * frequency).flatten(1)
+        angle = (torch.stack([row, column], dim=-1)[..., None].float() * frequency).flatten(1)
         angle = torch.cat((angle, angle), dim=-1)[order]
-        lengths = bounds.diff()
         ragged = bool((lengths != lengths[0]).any())
         self.windows = len(lengths)
         window_of = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
