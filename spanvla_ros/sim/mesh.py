@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import shapely
 
 # materials: a look tints them; paint takes the colour of the drawn thing, glow ignores light
 PLAIN, ASPHALT, GRASS, PAVEMENT, WHITE, YELLOW, GLOW, PAINT = range(8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """A run of vertices and the circle on the ground plane that holds them."""
+
+    first: int
+    count: int
+    centre: tuple[float, float]
+    radius: float
 
 
 class Mesh:
@@ -34,6 +45,20 @@ class Mesh:
         if not self._parts:
             return np.zeros((0, 10), np.float32)
         return np.ascontiguousarray(np.concatenate(self._parts).reshape(-1, 10))
+
+    def tiles(self, size_m: float) -> tuple[np.ndarray, list[Tile]]:
+        """`vertices()` ordered by square tiles of the ground plane, and the run of vertices of each tile."""
+        triangles = self.vertices().reshape(-1, 3, 10)
+        cell = np.floor(triangles[:, :, :2].mean(axis=1) / size_m).astype(np.int64)
+        order = np.lexsort((cell[:, 1], cell[:, 0]))
+        triangles, cell = triangles[order], cell[order]
+        starts = np.flatnonzero(np.r_[True, (np.diff(cell, axis=0) != 0).any(axis=1)])
+        tiles = []
+        for start, end in zip(starts, [*starts[1:], len(triangles)]):
+            flat = triangles[start:end, :, :2].reshape(-1, 2)
+            low, high = flat.min(axis=0), flat.max(axis=0)
+            tiles.append(Tile(first=3 * int(start), count=3 * int(end - start), centre=tuple((low + high) / 2), radius=float(np.hypot(*(high - low)) / 2)))
+        return np.ascontiguousarray(triangles.reshape(-1, 10)), tiles
 
     def polygon(self, shape, z: float, colour: tuple[float, float, float], material: int = PLAIN) -> None:
         """A flat shapely polygon (or several) at height z, facing up."""

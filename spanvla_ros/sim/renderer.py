@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,35 +11,37 @@ import numpy as np
 
 from spanvla_ros.contracts import SpanVLAError
 from spanvla_ros.sim.camera import Camera
+from spanvla_ros.sim.mesh import Tile
 
 SAMPLES = 4
 JPEG_QUALITY = 90
-_FLOATS = 10
+FAR_M = 250.0
 
 _VERTEX = """#version 330
 in vec3 position; in vec3 normal; in vec3 colour; in float material;
 uniform mat4 clip; uniform vec3 eye; uniform vec4 place; uniform vec2 turn; uniform vec3 tint;
 uniform vec3 sun; uniform vec2 light; uniform vec3 palette[8];
-out vec3 shade; out vec3 ray; out vec2 ground;
+uniform vec3 haze; uniform float density;
+out vec3 shade; out vec3 far; out vec2 ground;
 void main() {
   vec3 p = vec3(turn.x*position.x - turn.y*position.y, turn.y*position.x + turn.x*position.y, position.z) + place.xyz;
   vec3 n = vec3(turn.x*normal.x - turn.y*normal.y, turn.y*normal.x + turn.x*normal.y, normal.z);
   int m = int(material + 0.5);
   float lit = light.x * (0.85 + 0.15*n.z) + light.y * max(dot(n, sun), 0.0);
   vec3 base = colour * palette[m] * (m == 7 ? tint : vec3(1.0));
-  shade = m == 6 ? colour : base * lit;
-  ray = p - eye; ground = p.xy;
+  float fog = 1.0 - exp(-dot(p - eye, p - eye) * density);
+  shade = (m == 6 ? colour : base * lit) * (1.0 - fog);
+  far = haze * fog; ground = p.xy * 0.11;
   gl_Position = clip * vec4(p, 1.0);
 }"""
 
 _FRAGMENT = """#version 330
-in vec3 shade; in vec3 ray; in vec2 ground; out vec4 pixel;
-uniform sampler2D grain; uniform float textured; uniform vec3 haze; uniform float density;
+in vec3 shade; in vec3 far; in vec2 ground; out vec4 pixel;
+uniform sampler2D grain; uniform float textured;
 void main() {
   vec3 c = shade;
-  if (textured > 0.0) c *= (1.0 - 0.5*textured) + textured * texture(grain, ground*0.11).r;
-  float fog = 1.0 - exp(-dot(ray, ray) * density);
-  pixel = vec4(mix(c, haze, fog), 1.0);
+  if (textured > 0.0) c *= (1.0 - 0.5*textured) + textured * texture(grain, ground).r;
+  pixel = vec4(c + far, 1.0);
 }"""
 
 _SKY_VERTEX = """#version 330
@@ -63,9 +66,10 @@ class Look:
 
 @dataclass(frozen=True, kw_only=True)
 class Thing:
-    """An uploaded mesh at a place: position, yaw and paint."""
+    """An uploaded mesh at a place: position, yaw and paint. Of a tiled mesh only the visible tiles are drawn."""
 
     mesh: object
+    tiles: Sequence[Tile] = ()
     position: tuple[float, float, float]
     yaw: float = 0.0
     paint: tuple[float, float, float] = (1.0, 1.0, 1.0)
@@ -87,6 +91,8 @@ class Renderer:
             import moderngl
         except ImportError:
             raise SpanVLAError("moderngl is missing; pictures need: pip install 'spanvla_ros[sim]'") from None
+        # one simulator is one process on one core: more threads of the software rasteriser only fight each other
+        os.environ.setdefault("LP_NUM_THREADS", "1")
         try:
             self._context = moderngl.create_context(standalone=True, backend="egl")
         except Exception as error:
@@ -102,7 +108,7 @@ class Renderer:
         self._backdrop = self._context.vertex_array(self._sky, [(corners, "2f", "corner")])
         self._grain = self._context.texture((256, 256), 1, _grain().tobytes())
         self._grain.build_mipmaps()
-        self._grain.filter = (moderngl.LINEAR_MIPMAP_LINEAR, moderngl.LINEAR)
+        self._grain.filter = (moderngl.LINEAR_MIPMAP_NEAREST, moderngl.LINEAR)
         self._targets: dict[tuple[int, int], tuple] = {}
 
     def upload(self, vertices: np.ndarray):
@@ -134,20 +140,24 @@ class Renderer:
         # near things first: what they hide needs no shading
         program["textured"] = 0.0
         for thing in things:
-            self._draw(thing)
+            self._draw(thing, camera, pose)
         program["textured"] = look.grain
         for thing in ground:
-            self._draw(thing)
+            self._draw(thing, camera, pose)
         self._context.copy_framebuffer(single, many)
         data = np.frombuffer(single.read(components=3, alignment=1), np.uint8)
         return data.reshape(camera.height, camera.width, 3)[::-1]
 
-    def _draw(self, thing: Thing) -> None:
+    def _draw(self, thing: Thing, camera: Camera, pose: np.ndarray) -> None:
         program = self._program
         program["place"] = (*thing.position, 0.0)
         program["turn"] = (float(np.cos(thing.yaw)), float(np.sin(thing.yaw)))
         program["tint"] = thing.paint
-        thing.mesh.render()
+        if not thing.tiles:
+            thing.mesh.render()
+            return
+        for first, count in _runs(thing.tiles, camera, pose):
+            thing.mesh.render(first=first, vertices=count)
 
     def _target(self, width: int, height: int) -> tuple:
         size = (width, height)
@@ -156,6 +166,25 @@ class Renderer:
             many = context.framebuffer([context.renderbuffer(size, 4, samples=SAMPLES)], context.depth_renderbuffer(size, samples=SAMPLES))
             self._targets[size] = many, context.framebuffer([context.renderbuffer(size, 4)])
         return self._targets[size]
+
+
+def _runs(tiles: Sequence[Tile], camera: Camera, pose: np.ndarray) -> list[tuple[int, int]]:
+    """(first, count) of the vertices in view, neighbours joined. The view is the wedge of the camera up to the far plane."""
+    eye = camera.eye(pose)
+    delta = np.array([tile.centre for tile in tiles]) - eye[:2]
+    radius = np.array([tile.radius for tile in tiles])
+    ahead = np.cos(eye[3]) * delta[:, 0] + np.sin(eye[3]) * delta[:, 1]
+    aside = np.abs(-np.sin(eye[3]) * delta[:, 0] + np.cos(eye[3]) * delta[:, 1])
+    cos, sin = np.cos(camera.hfov_rad / 2), np.sin(camera.hfov_rad / 2)
+    seen = (aside * cos - ahead * sin < radius) & (ahead > -radius) & (np.hypot(*delta.T) < FAR_M + radius)
+    runs: list[tuple[int, int]] = []
+    for i in np.flatnonzero(seen):
+        tile = tiles[i]
+        if runs and sum(runs[-1]) == tile.first:
+            runs[-1] = runs[-1][0], runs[-1][1] + tile.count
+        else:
+            runs.append((tile.first, tile.count))
+    return runs
 
 
 def encode(rgb: np.ndarray) -> bytes:

@@ -20,12 +20,13 @@ from spanvla_ros.sim.world import Actor
 
 _SEEN_M = 180.0
 _KERB_M = 0.10
+_TILE_M = 40.0
 
 
 class Stage:
     """Pictures of one episode. Meshes of the latest map stay on the renderer for the next episode."""
 
-    _kept: tuple[int, tuple] | None = None
+    _kept: tuple[int, list[Thing]] | None = None
     _models: dict[tuple, object] = {}
 
     def __init__(self, road: RoadMap, seed: int):
@@ -35,12 +36,12 @@ class Stage:
         self._seed = seed
         if Stage._kept is None or Stage._kept[0] != road.map_id:
             if Stage._kept is not None:
-                self._renderer.release(Stage._kept[1])
-            meshes = tuple(self._renderer.upload(mesh.vertices()) for mesh in (_ground(road), _scenery(road)))
-            Stage._kept = (road.map_id, meshes)
-        ground, scenery = Stage._kept[1]
-        self._ground = [Thing(mesh=ground, position=(0.0, 0.0, 0.0))]
-        self._scenery = Thing(mesh=scenery, position=(0.0, 0.0, 0.0))
+                self._renderer.release([thing.mesh for thing in Stage._kept[1]])
+            parts = [mesh.tiles(_TILE_M) for mesh in (_plain(road), _ground(road), _scenery(road))]
+            things = [Thing(mesh=self._renderer.upload(vertices), tiles=tiles, position=(0.0, 0.0, 0.0)) for vertices, tiles in parts]
+            Stage._kept = (road.map_id, things)
+        plain, ground, self._scenery = Stage._kept[1]
+        self._ground = [ground, plain]
 
     def picture(self, camera: Camera, ego: EgoState, actors: Sequence[Actor], signals: Signals) -> np.ndarray:
         """RGB (H, W, 3) uint8 of a camera."""
@@ -93,16 +94,39 @@ def _look(rng: np.random.Generator) -> Look:
 
 
 def _ground(road: RoadMap) -> Mesh:
+    """Road, pavement and paint, cut into tiles: a triangulated road has triangles as long as the road."""
     mesh = Mesh()
     left, bottom, right, top = road.drivable.bounds
-    plain = shapely.box(left - 200, bottom - 200, right + 200, top + 200)
-    mesh.polygon(plain, -0.08, (0.33, 0.43, 0.22), GRASS)
-    mesh.polygon(road.sidewalk, _KERB_M, (0.63, 0.62, 0.58), PAVEMENT)
-    mesh.polygon(road.drivable, 0.0, (0.25, 0.25, 0.26), ASPHALT)
-    mesh.polygon(road.white, 0.015, (0.92, 0.92, 0.90), WHITE)
-    mesh.polygon(road.yellow, 0.015, (0.92, 0.70, 0.12), YELLOW)
-    for part in shapely.get_parts(road.sidewalk):
-        mesh.wall(part.simplify(0.03), -0.08, _KERB_M, (0.50, 0.50, 0.48), PAVEMENT)
+    layers = (
+        (road.sidewalk, _KERB_M, (0.63, 0.62, 0.58), PAVEMENT),
+        (road.drivable, 0.0, (0.25, 0.25, 0.26), ASPHALT),
+        (road.white, 0.015, (0.92, 0.92, 0.90), WHITE),
+        (road.yellow, 0.015, (0.92, 0.70, 0.12), YELLOW),
+    )
+    squares = [
+        shapely.box(x, y, x + _TILE_M, y + _TILE_M)
+        for x in np.arange(left // _TILE_M * _TILE_M, right, _TILE_M)
+        for y in np.arange(bottom // _TILE_M * _TILE_M, top, _TILE_M)
+    ]
+    for shape, height, colour, material in layers:
+        shape = shape.simplify(0.015)
+        for square in squares:
+            mesh.polygon(shape.intersection(square), height, colour, material)
+    for part in shapely.get_parts(road.sidewalk.simplify(0.03)):
+        mesh.wall(part, -0.08, _KERB_M, (0.50, 0.50, 0.48), PAVEMENT)
+    return mesh
+
+
+def _plain(road: RoadMap) -> Mesh:
+    """Grass all around, in squares small enough for fog per vertex."""
+    mesh = Mesh()
+    left, bottom, right, top = (edge // _TILE_M for edge in road.drivable.bounds)
+    x, y = np.meshgrid(np.arange(left - 7, right + 8) * _TILE_M, np.arange(bottom - 7, top + 8) * _TILE_M)
+    x, y = x.ravel(), y.ravel()
+    corners = [np.c_[x + dx, y + dy, np.full(len(x), -0.08)] for dx, dy in ((0, 0), (_TILE_M, 0), (_TILE_M, _TILE_M), (0, _TILE_M))]
+    i, count = np.arange(len(x)), len(x)
+    faces = np.concatenate([np.c_[i, count + i, 2 * count + i], np.c_[i, 2 * count + i, 3 * count + i]])
+    mesh.add(np.concatenate(corners), faces, (0.33, 0.43, 0.22), GRASS)
     return mesh
 
 
