@@ -24,6 +24,7 @@ from trajectory_msgs.msg import MultiDOFJointTrajectory
 from spanvla_ros.ros import conversions, qos
 
 ROOT = Path(__file__).resolve().parent.parent
+_STEP_S = 0.05
 NODE = "/spanvla_planner"
 JPEG = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 255, (126, 224, 3), dtype=np.uint8))[1].tobytes()
 
@@ -86,7 +87,8 @@ class Peer:
         self.node.create_subscription(String, f"{NODE}/output/plan_info", self._on_info, qos.PLAN_INFO)
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
         self._count = 0
-        self.node.create_timer(0.05, self._step)
+        self._ticks: list[float] = []
+        self.node.create_timer(_STEP_S, self._step)
         self._thread = threading.Thread(target=self._executor.spin, daemon=True)
         self._thread.start()
 
@@ -96,13 +98,24 @@ class Peer:
         self.node.destroy_node()
         self._context.try_shutdown()
 
+    def heartbeat_gap(self, begin: int) -> float:
+        """Longest time between trajectories from index `begin` on, less what this process was itself held up by a busy machine."""
+        times = [at for at, _ in self.trajectories[begin:]]
+        ticks = np.array(self._ticks)
+        gaps = []
+        for before, after in zip(times, times[1:]):
+            near = ticks[max(np.searchsorted(ticks, before) - 1, 0) : np.searchsorted(ticks, after) + 1]
+            gaps.append(after - before - max(np.diff(near).max(initial=0.0) - _STEP_S, 0.0))
+        return max(gaps)
+
     def _step(self) -> None:
+        self._ticks.append(time.monotonic())
         now_ns = time.time_ns()
         if self.trajectories:
             plan = conversions.from_trajectory(self.trajectories[-1][1])
             at = (now_ns - plan.stamp_ns) / 1e9
             self._speed = float(np.interp(at, plan.times_s, plan.speeds_mps))
-        self._pose = self._pose + [self._speed * 0.05, 0, 0]
+        self._pose = self._pose + [self._speed * _STEP_S, 0, 0]
         if self.odometry:
             self._odometry_out.publish(self.damage(conversions.odometry(now_ns, "odom", "base_link", self._pose, self._speed, 0.0)))
         self._count += 1

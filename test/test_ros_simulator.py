@@ -1,0 +1,94 @@
+"""Real planner and simulator processes over DDS: lock-step, results, and a simulator that dies in the middle of a drive."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+
+import pytest
+
+for module in ("rclpy", "libsumo", "moderngl", "shapely"):
+    pytest.importorskip(module, reason=f"{module} is not installed")
+
+from ros_peer import NODE, Peer, environment, process  # noqa: E402
+
+DOMAIN = 40 + (os.getpid() + 25) % 50
+TOPICS = {
+    "image/front": "/sensing/camera/front/image/compressed",
+    "camera_info/front": "/sensing/camera/front/camera_info",
+    "odometry": "/localization/odometry",
+    "command": "/planning/command",
+}
+REMAPS = [word for name, topic in TOPICS.items() for word in ("-r", f"{NODE}/input/{name}:={topic}")]
+PLANNER = ["test/ros_fake_planner.py", "--ros-args", "-p", "lockstep:=true", "-p", "use_sim_time:=true", *REMAPS]
+SIMULATOR = ["-m", "spanvla_ros.ros.main", "simulator", "--ros-args", "-p", "families:=[lane]", "-p", "black:=true"]
+
+
+def test_lockstep_drive_then_death_and_return_of_the_simulator(tmp_path):
+    env, results = environment(DOMAIN, tmp_path), tmp_path / "episodes.jsonl"
+    episodes = [*SIMULATOR, "-p", "seeds:='6000:6002'", "-p", "time_limit_s:=4.0", "-p", f"output_file:={results}"]
+    with process(PLANNER, env, tmp_path / "planner.log") as planner:
+        with process(episodes, env, tmp_path / "simulator.log") as simulator:
+            peer = Peer(DOMAIN)
+            peer.images = peer.odometry = False  # only listens
+            try:
+                assert simulator.wait(60) == 0, (tmp_path / "simulator.log").read_text()
+                check_results([json.loads(line) for line in results.read_text().splitlines()])
+                check_death(peer, env, tmp_path)
+            finally:
+                peer.close()
+        assert planner.poll() is None
+    assert "Traceback" not in (tmp_path / "planner.log").read_text()
+
+
+def check_results(episodes):
+    assert [(e["family"], e["seed"]) for e in episodes] == [("lane", 6000), ("lane", 6001)]
+    for episode in episodes:
+        # 1.5 s of history first, then a plan for every image until 4 s
+        assert 24 <= episode["plans"] <= 27 and episode["missed"] == episode["rejected"] == 0, episode
+        assert 0 < episode["route_completion"] < 1
+    assert episodes[1]["first_stamp_ns"] > episodes[0]["last_stamp_ns"]
+
+
+def check_death(peer, env, folder):
+    """A killed simulator leaves a clock that stands still; its return begins a new drive."""
+    drive = [*SIMULATOR, "-p", "seeds:='6000'"]
+    with process(drive, env, folder / "killed.log") as simulator:
+        peer.wait_state("NOMINAL", 30)
+        peer.wait(lambda: peer.infos[-1][1]["plans"] >= 65, 30, "plan in the middle of a drive")
+        begin = len(peer.trajectories)
+        simulator.send_signal(signal.SIGKILL)
+        seen = [peer.wait_state(state) for state in ("HOLD", "STOPPING", "STOPPED")]
+        assert {info["reason"] for info in seen} == {"CLOCK_STALLED"}
+        assert peer.heartbeat_gap(begin) <= 0.25
+    with process(drive, env, folder / "returned.log"):
+        assert peer.wait_state("NOMINAL", 30)["reason"] == "OK"
+
+
+def test_simulator_without_planner_ends_with_one_line_and_a_code(tmp_path):
+    for arguments, code, line in (
+        (["-p", "planner_timeout_s:=1.0"], 1, "no active planner /spanvla_planner after 1 s"),
+        (["-p", "seeds:=abc"], 2, "parameter seeds is 'abc'"),
+        (["-p", "families:=[fly]"], 2, "family 'fly' is unknown"),
+    ):
+        with process([*SIMULATOR, *arguments], environment(DOMAIN + 1, tmp_path), tmp_path / "simulator.log") as child:
+            assert child.wait(30) == code
+        text = (tmp_path / "simulator.log").read_text()
+        assert line in text and text.count("\n") == 1, text
+
+
+def test_no_truth_leaves_the_simulator_by_a_topic(tmp_path):
+    env = environment(DOMAIN + 2, tmp_path)
+    with process([*SIMULATOR, "-p", "planner_timeout_s:=20.0"], env, tmp_path / "simulator.log"):
+        peer = Peer(DOMAIN + 2)
+        try:
+            # names known by the domain, without those of the peer itself
+            own = {"/clock", "/parameter_events", "/rosout", *TOPICS.values()}
+            peer.wait(lambda: "spanvla_simulator" in peer.node.get_node_names(), 20, "simulator")
+            time.sleep(0.5)
+            published = {name for name, _ in peer.node.get_publisher_names_and_types_by_node("spanvla_simulator", "/")}
+            assert published == own
+        finally:
+            peer.close()
