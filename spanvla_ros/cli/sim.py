@@ -6,18 +6,26 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from spanvla_ros.contracts import ConfigError
 from spanvla_ros.evaluation.driving import summarize
+from spanvla_ros.share import DEMO_ENGINE, share
 
+if TYPE_CHECKING:
+    from spanvla_ros.sim.drive import DrivingPlanner
+
+EXAMPLE = """example:
+  spanvla sim --planner spanvla --families lane,stopped,red --seeds 6000:6002 --out out
+"""
 PLANNERS = ("expert", "constant_velocity", "spanvla")
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Register `spanvla sim`."""
-    parser = subparsers.add_parser("sim", help=__doc__, description=__doc__)
+    parser = subparsers.add_parser("sim", help=__doc__, description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--planner", choices=PLANNERS, default="expert", help="who drives (default: %(default)s)")
-    parser.add_argument("--engine", type=Path, default=Path("engines/demo"), help="engine folder of --planner spanvla (default: %(default)s)")
+    parser.add_argument("--engine", type=Path, help="engine folder of --planner spanvla (default: the demo engine)")
     parser.add_argument("--families", default="lane,stopped,red", help="comma-separated scenario families (default: %(default)s)")
     parser.add_argument("--seeds", default="6000:6002", help="half-open range A:B; 0-4999 train, 5000-5999 validation, 6000-6999 test (default: %(default)s)")
     parser.add_argument("--black", action="store_true", help="the camera pictures are black")
@@ -28,7 +36,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Drive all episodes; prints progress and a table."""
     from spanvla_ros.sim import scenario as scenarios
-    from spanvla_ros.sim.drive import drive, make_planner
+    from spanvla_ros.sim.drive import drive
 
     seeds = _seeds(args.seeds)
     families = [family for family in args.families.split(",") if family]
@@ -37,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--planner spanvla needs pictures, --render none makes none; use --black for black pictures")
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-    planner = make_planner(args.planner, args.engine)
+    planner = _planner(args.planner, args.engine)
     episodes = []
     begun = time.perf_counter()
     try:
@@ -66,6 +74,16 @@ def run(args: argparse.Namespace) -> int:
         (args.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
         print(f"written: {args.out / 'summary.json'}")
     return 0
+
+
+def _planner(name: str, engine: Path | None) -> DrivingPlanner:
+    from spanvla_ros.sim.drive import SIMPLE_PLANNERS, EnginePlanner
+
+    if name in SIMPLE_PLANNERS:
+        return SIMPLE_PLANNERS[name]()
+    from spanvla_ros.engine.load import load_planner
+
+    return EnginePlanner(load_planner(engine or share(DEMO_ENGINE)))
 
 
 def _seeds(text: str) -> range:

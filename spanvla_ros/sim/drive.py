@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from spanvla_ros.contracts import ConfigError, Observation, Plan
+from spanvla_ros.contracts import Observation, Plan
 from spanvla_ros.evaluation.driving import Judge
 from spanvla_ros.geometry import constant_turn
 from spanvla_ros.planning.inputs import Grid
+from spanvla_ros.planning.planner import Planner
 from spanvla_ros.sim.scenario import Scenario
 from spanvla_ros.sim.simulation import Simulation
 from spanvla_ros.sim.source import SimulationSource
@@ -76,15 +76,13 @@ class ConstantVelocity(_Simple):
 
 
 class EnginePlanner:
-    """The model."""
+    """The model: a planner on an engine, which it closes at the end."""
 
     needs_pictures = True
 
-    def __init__(self, engine: Path):
-        from spanvla_ros.engine.load import load_planner
-
-        self._planner = load_planner(engine)
-        self.spec = self._planner.spec
+    def __init__(self, planner: Planner):
+        self._planner = planner
+        self.spec = planner.spec
 
     def watch(self, simulation: Simulation) -> None:
         pass
@@ -96,14 +94,7 @@ class EnginePlanner:
         self._planner.close()
 
 
-def make_planner(name: str, engine: Path) -> DrivingPlanner:
-    """Planner by name: expert, constant_velocity or spanvla (with the engine folder)."""
-    if name == "spanvla":
-        return EnginePlanner(engine)
-    simple = {"expert": ExpertPlanner, "constant_velocity": ConstantVelocity}
-    if name not in simple:
-        raise ConfigError(f"planner '{name}' is unknown; there are {', '.join([*simple, 'spanvla'])}")
-    return simple[name]()
+SIMPLE_PLANNERS = {"expert": ExpertPlanner, "constant_velocity": ConstantVelocity}
 
 
 def drive(scenario: Scenario, planner: DrivingPlanner, *, render: bool = True, black: bool = False) -> dict[str, Any]:
