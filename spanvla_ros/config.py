@@ -29,7 +29,7 @@ def load(cls: type[T], path: str | Path | None, overrides: Sequence[str] = ()) -
         key, sign, text = override.partition("=")
         if not sign or not key:
             raise ConfigError(f"override {override!r} is not of the form key=value")
-        _set(cls, data, key, _parse(text, f"override {override!r}"))
+        _set(cls, data, key, _parse(text, f"override {override!r}"), f"override {override}")
         where = where if where.endswith("+ overrides") else f"{where} + overrides"
     return build(cls, data, where)
 
@@ -92,20 +92,20 @@ def _nearest(key: str, names: Any) -> str:
     return f"; did you mean {close[0]}?" if close else f"; known keys are {', '.join(sorted(names))}"
 
 
-def _set(cls: type, data: dict[str, Any], key: str, value: Any) -> None:
+def _set(cls: type, data: dict[str, Any], key: str, value: Any, where: str) -> None:
     head, dot, rest = key.partition(".")
     names = {f.name for f in dataclasses.fields(cls) if f.init}
     if head not in names:
-        raise ConfigError(f"override {key}={value}: unknown key {head}{_nearest(head, names)}")
+        raise ConfigError(f"{where}: unknown key {head}{_nearest(head, names)}")
     if not dot:
         data[head] = value
         return
     inner = _inner(typing.get_type_hints(cls)[head])
     if not dataclasses.is_dataclass(inner):
-        raise ConfigError(f"override {key}={value}: {head} has no keys below it")
+        raise ConfigError(f"{where}: {head} has no keys below it")
     if not isinstance(data.setdefault(head, {}), dict):
         data[head] = {}
-    _set(inner, data[head], rest, value)
+    _set(inner, data[head], rest, value, where)
 
 
 def _inner(hint: Any) -> Any:

@@ -121,7 +121,7 @@ def _fill(
     say(f"preprocessing {count} samples into {path}" + (f" ({len(done) * CHUNK} done before)" if done else ""))
     began = time.monotonic()
     with _pool(workers, (str(path), source, spec.to_dict(), str(tokenizer_path))) as run, open(names_path, "a", encoding="utf-8") as file:
-        for k, (start, names) in enumerate(run(starts)):
+        for k, (start, names) in enumerate(run([(s, min(s + CHUNK, count)) for s in starts])):
             done[start] = names
             file.write(json.dumps({"start": start, "names": names}) + "\n")
             file.flush()
@@ -173,7 +173,7 @@ def convert(sample: Any, spec: ModelSpec, tokenizer, where: str) -> dict[str, np
 
 
 @contextmanager
-def _pool(workers: int, setup: tuple[Any, ...]) -> Iterator[Callable[[list[int]], Iterator[tuple[int, list[list[str]]]]]]:
+def _pool(workers: int, setup: tuple[Any, ...]) -> Iterator[Callable[[list[tuple[int, int]]], Iterator[tuple[int, list[list[str]]]]]]:
     if workers <= 1:
         state = _open(*setup)
         yield partial(map, partial(_chunk, state=state))
@@ -203,10 +203,10 @@ def _open(path: str, source: tuple[str, str, str], spec: dict[str, Any], tokeniz
     }
 
 
-def _chunk(start: int, state: dict[str, Any] | None = None) -> tuple[int, list[list[str]]]:
-    state = state or _worker
+def _chunk(span: tuple[int, int], state: dict[str, Any] | None = None) -> tuple[int, list[list[str]]]:
+    """Convert and store samples [start, stop); returns start and (map, family) of each."""
+    (start, stop), state = span, state or _worker
     dataset, names = state["dataset"], []
-    stop = min(start + CHUNK, len(dataset))
     rows: dict[str, list[np.ndarray]] = {}
     for i in range(start, stop):
         converted = convert(dataset[i], state["spec"], state["tokenizer"], f"sample {i}")

@@ -65,18 +65,8 @@ class Task:
     curves: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def batch_ids(count: int, batch: int, step: int, seed: int) -> np.ndarray:
-    """Sample ids of one step: epochs are independent permutations, a batch may span two of them."""
-    batch = min(batch, count)
-    first = step * batch
-    epochs = range(first // count, (first + batch - 1) // count + 1)
-    order = np.concatenate([np.random.default_rng((seed, 17, epoch)).permutation(count) for epoch in epochs])
-    start = first - epochs[0] * count
-    return order[start : start + batch]
-
-
-class _Order:
-    """`batch_ids` with the permutations of the current epochs kept."""
+class Order:
+    """Sample ids of a step: epochs are independent permutations, a batch may span two of them."""
 
     def __init__(self, count: int, batch: int, seed: int):
         self.count, self.batch, self.seed = count, min(batch, count), seed
@@ -112,7 +102,7 @@ def train(config: LoopConfig, run: Run | None, task: Task, say: Callable[[str], 
     optimiser = torch.optim.AdamW([g for g in groups if g["params"]], lr=config.learning_rate, betas=config.betas, fused=True)
     average = {name: p.detach().clone() for name, p in parameters.items()} if config.ema else {}
     step, spent = _resume(run, parameters, optimiser, average, rank, world, say)
-    order = _Order(task.count, config.batch, config.seed)
+    order = Order(task.count, config.batch, config.seed)
 
     def snapshot() -> dict[str, Tensor]:
         return average if config.ema else {name: p.detach() for name, p in parameters.items()}

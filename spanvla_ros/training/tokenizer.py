@@ -6,19 +6,26 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from spanvla_ros.contracts import ConfigError, ModelSpec
 from spanvla_ros.planning import prompt
 from spanvla_ros.planning import tokenizer as planning_tokenizer
 
+# as `planning.prompt` writes them: past metres and speeds in halves, lateral metres in fifths, degrees in steps of 2
+NUMBERS = sorted({f"{v:g}" for v in [*np.arange(-45, 40.1, 0.5), *np.arange(-4, 4.1, 0.2).round(1), *range(-60, 61, 2)]})
 MAX_VOCABULARY = 1000
 # a byte alphabet and the special tokens are always in
 MIN_VOCABULARY = 256 + len(planning_tokenizer.SPECIAL_TOKENS)
 
 
 def texts(samples: Iterable[Any], spec: ModelSpec) -> Iterator[str]:
-    """Prompt and answer of every sample, and each instruction, so that a rare command is no string of letters."""
+    """Prompt and answer of every sample, and each instruction and number, so that a rare one is no string of letters."""
     for words in prompt.INSTRUCTIONS.values():
         yield from [f" {words} ;"] * 100
+    # numbers that this data set doesn't hold, but a faster car would: one token each
+    for number in NUMBERS:
+        yield from [f" {number}"] * 20
     for sample in samples:
         observation = sample.observation
         yield from _pieces(prompt.render(spec, observation.history, observation.command))

@@ -65,7 +65,7 @@ class VlmConfig:
     loop: LoopConfig
     jitter: JitterConfig = field(default_factory=JitterConfig)
     init: str | None = None  # run whose weights and tokenizer to start from
-    vocabulary: int = 900
+    vocabulary: int = 1000
     tokenizer_samples: int = 3000
     seeing_share: float = 0.3  # of the budget: vision and auxiliary losses only (stage 0)
     auxiliary_weight: float = 0.5  # of the auxiliary losses in stage 1
