@@ -111,7 +111,7 @@ def test_bad_odometry_is_named_and_survived(drive, field, value, named):
     [
         ("hold_s:=-1.0", "parameter hold_s is -1, allowed is 0.1 to 5 s"),
         ("colour:=red", "parameter colour is unknown; known are autostart,"),
-        ("limits.speed_mps:=fast", "parameter limits.speed_mps is 'fast', it must be a float"),
+        ("limits.speed_mps:=fast", "parameter limits.speed_mps is 'fast', it must be a number"),
         ("anchor_camera:=rear", "parameter anchor_camera is 'rear', the model has front"),
     ],
 )

@@ -17,6 +17,7 @@ from spanvla_ros.planning.inputs import InputLimits
 
 # declared by rclpy itself
 _FOREIGN = ("use_sim_time", "qos_overrides.", "start_type_description_service")
+_KINDS = {float: "a number", int: "a whole number", str: "text", bool: "true or false", list: "a list of text"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +37,12 @@ class Parameter:
         kind = type(self.default)
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
+        if kind is str and isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)  # `-p seeds:=6000`
         if kind is list:
             value = [str(v) for v in value] if isinstance(value, (list, tuple)) or hasattr(value, "tolist") else value
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise ConfigError(f"parameter {self.name} is {value!r}, it must be a {kind.__name__}")
+            raise ConfigError(f"parameter {self.name} is {value!r}, it must be {_KINDS[kind]}")
         if self.low is not None and not self.low <= value <= self.high:
             raise ConfigError(f"parameter {self.name} is {value:g}, allowed is {self.range}")
         if self.choices and value not in self.choices:

@@ -105,7 +105,7 @@ class PlannerNode(LifecycleNode):
         self._supervisor = Supervisor(limits, lockstep=values["lockstep"])
         self._watch_age_s = limits.max_input_age_s
         self._navigation = Navigation(values["route_horizon_m"])
-        self.report = Report(self, spec, limits)
+        self.report = Report(self, spec, limits, values["max_skew_s"])
         self._outputs = Outputs(
             self, base_frame=values["base_frame"], marker_lifetime_s=values["marker_lifetime_s"], autoware=values["publish_autoware"]
         )

@@ -23,8 +23,8 @@ _JUMP_M = 1.0
 class Report:
     """Counts, the newest plan, and the sentences about them. Guarded by the node's lock."""
 
-    def __init__(self, node: Node, spec: ModelSpec, limits: Limits):
-        self._node, self._diagnostics = node, node.diagnostics
+    def __init__(self, node: Node, spec: ModelSpec, limits: Limits, max_skew_s: float):
+        self._node, self._diagnostics, self._max_skew_s = node, node.diagnostics, max_skew_s
         self._spec, self._limits = spec, limits
         self.plans = self.rejections = 0
         self.reset()
@@ -88,9 +88,13 @@ class Report:
         self.detail = detail
 
     def beat(self, output: Output, ages_s: Mapping[str, float | None], misses: int) -> None:
-        ages = {f"age/{name}_s": "never" if age is None else age for name, age in ages_s.items()}
+        ages: dict[str, Any] = {f"age/{name}_s": "never" if age is None else age for name, age in ages_s.items()}
+        skew_s = self._plan.get("skew_s", 0.0)
+        ages["skew_s"] = skew_s
         if self._bad:
             self._diagnostics.set("inputs", ERROR, "; ".join(self._bad.values()), ages)
+        elif output.reason is Reason.OK and skew_s > self._max_skew_s:
+            self._diagnostics.set("inputs", WARN, f"the cameras are up to {skew_s:.3f} s apart, allowed are {self._max_skew_s:g} s", ages)
         elif output.reason in (Reason.OK, Reason.DEADLINE_MISSED, Reason.PLAN_INVALID, Reason.BACKEND_ERROR):
             self._diagnostics.set("inputs", OK, "fresh", ages)
         else:

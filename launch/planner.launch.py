@@ -1,0 +1,76 @@
+"""Planner node, with RViz on demand.
+
+ros2 launch spanvla_ros planner.launch.py camera:=/camera/front/image/compressed odometry:=/localization/kinematic_state
+ros2 launch spanvla_ros planner.launch.py --show-args
+"""
+
+from __future__ import annotations
+
+import os
+
+from launch import LaunchContext, LaunchDescription
+from launch.action import Action
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.conditions import IfCondition
+from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PathJoinSubstitution
+from launch_ros.actions import LifecycleNode, Node
+from launch_ros.parameter_descriptions import ParameterValue
+from launch_ros.substitutions import FindPackageShare
+
+CONFIG = PathJoinSubstitution([FindPackageShare("spanvla_ros"), "config"])
+# Fast DDS renamed the variable
+PROFILES = "FASTRTPS_DEFAULT_PROFILES_FILE" if os.environ.get("ROS_DISTRO") in ("humble", "jazzy") else "FASTDDS_DEFAULT_PROFILES_FILE"
+
+ARGUMENTS = (
+    ("params_file", PathJoinSubstitution([CONFIG, "planner.param.yaml"]), "parameters of the planner"),
+    ("engine_dir", "", "engine folder; empty = as in params_file"),
+    ("use_sim_time", "", "true: take the time from /clock (simulator, bag replay); empty = as in params_file"),
+    ("lockstep", "", "true: a simulator waits for every plan; empty = as in params_file"),
+    ("autostart", "", "false: a lifecycle manager configures and activates the node; empty = as in params_file"),
+    ("namespace", "", "namespace of the node"),
+    ("camera", "/sensing/camera/front/image/compressed", "topic of the front camera"),
+    ("camera_info", "/sensing/camera/front/camera_info", "its calibration, compared with the rig of the training"),
+    ("odometry", "/localization/odometry", "nav_msgs/Odometry of base_link"),
+    ("command", "/planning/command", "std_msgs/String: left, straight, right, unknown"),
+    ("route", "/planning/route", "nav_msgs/Path, wins over the command"),
+    (
+        "fastdds_profile",
+        EnvironmentVariable(PROFILES, default_value=PathJoinSubstitution([CONFIG, "fastdds_shm.xml"])),
+        "Fast DDS profile; the default has the large shared-memory segment that big images need, and needs 128 MB in /dev/shm",
+    ),
+    ("rviz", "false", "open RViz on the plan"),
+    ("log_level", "info", "debug, info, warn, error"),
+)
+OVERRIDES = {"engine_dir": str, "use_sim_time": bool, "lockstep": bool, "autostart": bool}
+REMAPPED = {"image/front": "camera", "camera_info/front": "camera_info", "odometry": "odometry", "command": "command", "route": "route"}
+
+
+def planner(context: LaunchContext) -> list[Action]:
+    """The node; an argument that was left empty doesn't touch the value of the parameter file."""
+    given = {name: LaunchConfiguration(name) for name in OVERRIDES if LaunchConfiguration(name).perform(context)}
+    return [
+        LifecycleNode(
+            package="spanvla_ros",
+            executable="planner",
+            name="spanvla_planner",
+            namespace=LaunchConfiguration("namespace"),
+            output="screen",
+            # the node starts itself (parameter autostart): no event handlers are needed here
+            parameters=[LaunchConfiguration("params_file"), {n: ParameterValue(v, value_type=OVERRIDES[n]) for n, v in given.items()}],
+            remappings=[(f"~/input/{name}", LaunchConfiguration(argument)) for name, argument in REMAPPED.items()],
+            ros_arguments=["--log-level", LaunchConfiguration("log_level")],
+        )
+    ]
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Entry point of `ros2 launch`."""
+    declared = [DeclareLaunchArgument(name, default_value=default, description=text) for name, default, text in ARGUMENTS]
+    rviz = Node(
+        package="rviz2",
+        executable="rviz2",
+        arguments=["-d", PathJoinSubstitution([CONFIG, "rviz", "planner.rviz"])],
+        condition=IfCondition(LaunchConfiguration("rviz")),
+    )
+    profile = SetEnvironmentVariable(PROFILES, LaunchConfiguration("fastdds_profile"))
+    return LaunchDescription([*declared, profile, OpaqueFunction(function=planner), rviz])
