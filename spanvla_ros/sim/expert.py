@@ -49,6 +49,7 @@ class Expert:
         self.route = route
         self._speeds = _speed_profile(route.path)
         self._curvature = route.path.curvature.tolist()
+        self._frames = np.column_stack([route.path.xy, route.path.yaw]).tolist()
         self._narrator = Narrator(seed)
         self._near_s = route.start_s
 
@@ -171,7 +172,6 @@ class Expert:
         lead_force = target = 0.0
         last = len(self._speeds) - 1
         for k in range(_STEPS):
-            i = min(max(int(s / SPACING_M), 0), last)
             speed = state.speed_mps
             limit = self._speeds[min(int((s + 0.4 * speed) / SPACING_M), last)]
             # far from the lane's centre or direction a driver is slow
@@ -184,14 +184,18 @@ class Expert:
             acceleration = max(free - max(push, line), -_HARDEST)
             state = bicycle.advance(state, acceleration, self._steer(s, lateral, heading, speed), _STEP_S)
             states.append(state)
-            # along the path in its own coordinates
-            moved = 0.5 * (speed + state.speed_mps) * _STEP_S
-            curvature = self._curvature[i]
-            step = moved * math.cos(heading) / max(1.0 - curvature * lateral, 0.3)
-            lateral += moved * math.sin(heading)
-            heading += math.remainder(state.yaw - states[-2].yaw, 2 * math.pi) - curvature * step
-            s += step
+            s, lateral, heading = self._follow(state, s + 0.5 * (speed + state.speed_mps) * _STEP_S)
         return states, lead_force, target
+
+    def _follow(self, state: EgoState, s: float) -> tuple[float, float, float]:
+        """Arc length, lateral offset and heading error of a state whose arc length is about `s`."""
+        i = min(max(round(s / SPACING_M), 0), len(self._frames) - 1)
+        x, y, yaw = self._frames[i]
+        dx, dy = state.x - x, state.y - y
+        cos, sin = math.cos(yaw), math.sin(yaw)
+        along = cos * dx + sin * dy
+        heading = math.remainder(state.yaw - yaw - self._curvature[i] * along, 2 * math.pi)
+        return i * SPACING_M + along, cos * dy - sin * dx, heading
 
     def _steer(self, s: float, lateral: float, heading: float, speed: float) -> float:
         """Steering angle that follows the path's curvature and lets offset and heading error die out, critically damped, over `reach` metres."""
