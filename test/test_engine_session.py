@@ -136,3 +136,12 @@ def test_order_of_calls():
         session.flow({}, np.zeros((1, 10, 3)))
     with pytest.raises(EngineError, match="no array 'slot'"):
         session.prefill({k: v for k, v in prompt().items() if k != "slot"})
+
+
+def test_closed_session_says_so():
+    session = started([11, STOP])
+    session.close()
+    with pytest.raises(EngineError, match="was closed"):
+        session.prefill(prompt())
+    with pytest.raises(EngineError, match="call prefill first"):
+        session.decode(3)

@@ -10,7 +10,6 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from spanvla_ros.model import sequence  # noqa: E402
 from spanvla_ros.model.architecture import Architecture  # noqa: E402
 from spanvla_ros.model.tiny import build, tiny_spec  # noqa: E402
 from spanvla_ros.planning.tokenizer import VIDEO_PAD  # noqa: E402
@@ -44,6 +43,24 @@ def prompts(model, lengths, seed=0):
     return {"ids": ids, "slot": slot, "positions": positions, "length": np.array(lengths)}
 
 
+def joined(batch, answers, width):
+    """Prompts and answers in the slots that a decoding car uses: prompt, its padding, answer, its padding."""
+    sizes, prompt_tokens = np.array([len(a) for a in answers]), batch["ids"].shape[1]
+    ids = np.zeros((len(answers), width), np.int64)
+    for row, answer in zip(ids, answers):
+        row[: len(answer)] = answer
+    real = np.arange(prompt_tokens) < batch["length"][:, None]
+    start = np.where(real, batch["positions"].max(axis=0), -1).max(axis=1) + 1
+    following = np.broadcast_to(start[:, None] + np.arange(width), (3, *ids.shape))
+    arrays = {
+        "ids": np.concatenate([batch["ids"], ids], axis=1),
+        "slot": np.concatenate([batch["slot"], np.zeros_like(ids)], axis=1),
+        "positions": np.concatenate([batch["positions"], following], axis=2),
+        "valid": np.concatenate([real, np.arange(width) < sizes[:, None]], axis=1),
+    }
+    return tensors(arrays), start + sizes
+
+
 def tensors(arrays):
     return {k: torch.from_numpy(v) for k, v in arrays.items()}
 
@@ -67,12 +84,12 @@ def test_vision_equals_huggingface(image_size):
 def test_text_equals_huggingface(model):
     batch = prompts(model, [90, 112, 61])
     answers = [[30, 31, 32], [40] * 7, [50, 51]]
-    full = tensors(sequence.teacher_forced(batch, answers))
+    full, _ = joined(batch, answers, width=8)
     patches = torch.randn(3, 1, 128, 1176, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         features = model.vision(patches)
-        ours = model.forward_text(features, full["ids"], full["slot"], full["positions"], full["valid"], full["length"])
-        for row, (length, answer) in enumerate(zip(batch["length"], answers)):
+        hidden, kv = model.encode(features, **full)
+        for row in range(len(answers)):
             # one row without any padding: what a plain causal model sees
             kept = full["valid"][row]
             ids = full["ids"][row, kept][None]
@@ -83,9 +100,9 @@ def test_text_equals_huggingface(model):
                 position_ids=full["positions"][:, row, kept][:, None],
                 use_cache=True,
             )
-            expected = theirs.logits[0, length - 1 : length - 1 + len(answer)]
-            assert (ours.logits[row, : len(answer)] - expected).abs().max() < TOLERANCE * expected.abs().max()
-            for (key, value), layer in zip(ours.kv, theirs.past_key_values.layers):
+            expected = theirs.logits[0]
+            assert (model.vlm.logits(hidden[row, kept]) - expected).abs().max() < TOLERANCE * expected.abs().max()
+            for (key, value), layer in zip(kv, theirs.past_key_values.layers):
                 assert (key[row][:, kept] - layer.keys[0]).abs().max() < TOLERANCE
                 assert (value[row][:, kept] - layer.values[0]).abs().max() < TOLERANCE
 
@@ -116,12 +133,11 @@ def test_decoded_cache_equals_teacher_forcing(model):
     decoded = model.decode_greedy(features, **tensors(batch), max_tokens=5)
     answers = [[int(t) for t in row if t >= 0] for row in decoded.tokens]
     assert all(a[-1] == model.action_start for a in answers)
-    full = sequence.teacher_forced(batch, answers, width=model.spec.cache_tokens - model.spec.prompt_tokens)
-    forced = tensors(full)
+    forced, next_position = joined(batch, answers, width=model.spec.cache_tokens - model.spec.prompt_tokens)
     with torch.no_grad():
-        kv = model.forward_text(features, forced["ids"], forced["slot"], forced["positions"], forced["valid"], forced["length"]).kv
+        _, kv = model.encode(features, **forced)
     assert (decoded.valid == forced["valid"]).all()
-    assert (decoded.next_position == forced["next_position"]).all()
+    assert decoded.next_position.tolist() == next_position.tolist()
     for (key, value), (expected_key, expected_value) in zip(decoded.kv, kv):
         keep = decoded.valid[:, None, :, None]
         assert ((key - expected_key) * keep).abs().max() < TOLERANCE

@@ -17,13 +17,17 @@ RECORD = "record.json"
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    parser = subparsers.add_parser("export", help=__doc__, description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = subparsers.add_parser(
+        "export", help=__doc__, description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", type=Path, metavar="DIR", help="model folder, or a run folder of `spanvla train` that holds model/")
     source.add_argument("--preset", choices=["tiny"], help="random weights, no training")
     parser.add_argument("--seed", type=int, default=0, help="seed of --preset (default: 0)")
     parser.add_argument("--out", type=Path, required=True, metavar="ENGINE", help="engine folder to write")
-    parser.add_argument("--record", type=Path, action="append", default=[], metavar="FILE", help=f"{RECORD} of an earlier stage, for the manifest; repeatable")
+    parser.add_argument(
+        "--record", type=Path, action="append", default=[], metavar="FILE", help=f"{RECORD} of an earlier stage, for the manifest; repeatable"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,8 +47,10 @@ def run(args: argparse.Namespace) -> int:
     manifest = export(model, args.out, training, log=print)
     found = parity.check(args.out)
     size = sum(entry.bytes for entry in manifest.files.values())
-    print(f"parity with the checkpoint, largest difference over {found.prompts} prompts: features {found.features:.1e}, logits {found.logits:.1e}, "
-          f"waypoints {found.waypoints:.1e}; greedy tokens {'equal' if found.tokens_equal else 'DIFFER'}")
+    print(
+        f"parity with the checkpoint, largest difference over {found.prompts} prompts: features {found.features:.1e}, "
+        f"logits {found.logits:.1e}, waypoints {found.waypoints:.1e}; greedy tokens {'equal' if found.tokens_equal else 'DIFFER'}"
+    )
     print(f"{args.out}: {size / 1e6:.1f} MB, engine {manifest.sha256[:16]}")
     if not found.ok:
         raise EngineError(f"{args.out} doesn't reproduce its checkpoint within {parity.TOLERANCE}: {found.to_dict()}")

@@ -6,15 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from spanvla_ros.contracts import Backend, EngineError, ModelSpec
+from spanvla_ros.contracts import EngineError, ModelSpec
 from spanvla_ros.engine import manifest as manifests
+from spanvla_ros.engine.backends.session import Session
 from spanvla_ros.planning import tokenizer as tokenizers
 from spanvla_ros.planning.planner import Planner
 
 BACKENDS = ("onnxruntime", "torch")
 
 
-def load_backend(engine_dir: Path | str, backend: str = "auto", *, threads: int | None = None) -> tuple[ModelSpec, Any, Backend]:
+def load_backend(engine_dir: Path | str, backend: str = "auto", *, threads: int | None = None) -> tuple[ModelSpec, Any, Session]:
     """Verify an engine folder and open it: (spec, tokenizer, backend).
 
     backend: auto, onnxruntime or torch; threads: None chooses. Errors: EngineError names the file or the package at fault.
@@ -35,7 +36,7 @@ def load_planner(engine_dir: Path | str, backend: str = "auto", *, threads: int 
     return Planner(spec, tokenizer, session, manifests.read(engine_dir).sha256)
 
 
-def _opener(name: str) -> Callable[..., Backend]:
+def _opener(name: str) -> Callable[..., Session]:
     if name == "onnxruntime":
         from spanvla_ros.engine.backends.onnxruntime import OnnxRuntimeBackend
 

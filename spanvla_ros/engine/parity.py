@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from spanvla_ros.contracts import NS_PER_S, Backend, Command, EgoHistory, Image, ModelSpec, Observation
+from spanvla_ros.contracts import NS_PER_S, Command, EgoHistory, Image, ModelSpec, Observation
+from spanvla_ros.engine.backends.session import Session
 from spanvla_ros.engine.load import load_backend
 from spanvla_ros.geometry import constant_turn
 from spanvla_ros.planning.preprocess import preprocess
@@ -47,7 +48,8 @@ def observations(spec: ModelSpec, count: int, seed: int = 0) -> Iterator[Observa
         for camera in spec.cameras:
             blotches = generator.integers(0, 256, (-(-height // 16), -(-width // 16), 3), dtype=np.uint8)
             rgb = blotches.repeat(16, axis=0).repeat(16, axis=1)[:height, :width]
-            images[camera] = tuple(Image(stamp_ns=t0_ns + round(o * NS_PER_S), rgb=np.roll(rgb, k, axis=1)) for k, o in enumerate(spec.frame_offsets_s))
+            frames = [np.roll(rgb, k, axis=1) for k in range(len(spec.frame_offsets_s))]
+            images[camera] = tuple(Image(stamp_ns=t0_ns + round(o * NS_PER_S), rgb=f) for o, f in zip(spec.frame_offsets_s, frames))
         yield Observation(
             t0_ns=t0_ns,
             images=images,
@@ -63,8 +65,8 @@ def observations(spec: ModelSpec, count: int, seed: int = 0) -> Iterator[Observa
         )
 
 
-def compare(spec: ModelSpec, reference: Backend, backend: Backend, prompts: Iterable[Mapping[str, np.ndarray]], seed: int = 0) -> Parity:
-    """Run both on arrays of `planning.preprocess`; both must show `features` and `logits` of the last prefill."""
+def compare(spec: ModelSpec, reference: Session, backend: Session, prompts: Iterable[Mapping[str, np.ndarray]], seed: int = 0) -> Parity:
+    """Run both on arrays of `planning.preprocess`."""
     generator = np.random.default_rng(seed)
     worst, equal, count = np.zeros(3), True, 0
     for prompt in prompts:

@@ -103,7 +103,14 @@ def graphs(model: SpanVLA) -> dict[str, Graph]:
             module=ExpertGraph(model),
             inputs=("noise", "ego", "base", "position", "valid", *cache_names(spec.taps)),
             outputs=("waypoints",),
-            examples=(points(), torch.zeros(1, model.architecture.expert.ego_features), points(), integers(1), torch.zeros(1, slots), *cache(len(spec.taps))),
+            examples=(
+                points(),
+                torch.zeros(1, model.architecture.expert.ego_features),
+                points(),
+                integers(1),
+                torch.zeros(1, slots),
+                *cache(len(spec.taps)),
+            ),
         ),
     }
 

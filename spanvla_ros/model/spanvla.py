@@ -17,15 +17,6 @@ from spanvla_ros.planning.tokenizer import ACTION_START, SPECIAL_TOKENS
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextOutput:
-    """logits (B, L, V): row j predicts answer token j; kv: per layer rotated keys and values (B, Hkv, S+L, D); features (B, Nv, H)."""
-
-    logits: Tensor
-    kv: KV
-    features: Tensor
-
-
-@dataclass(frozen=True, kw_only=True)
 class Decoded:
     """Greedy answers. tokens (B, L) int64, padded with -1; kv per layer (B, Hkv, cache_tokens, D); valid (B, cache_tokens)
     bool; next_position (B,); forced (B,) bool: the budget ended before <action_start> came by itself."""
@@ -69,23 +60,17 @@ class SpanVLA(nn.Module):
         batch = patches.shape[0]
         return self.vlm.vision(patches.flatten(0, 1)).reshape(batch, self.spec.vision_tokens, -1)
 
-    def forward_text(self, features: Tensor, ids: Tensor, slot: Tensor, positions: Tensor, valid: Tensor, length: Tensor) -> TextOutput:
-        """Teacher-forced pass over prompt and answer as laid out by `sequence.teacher_forced`.
+    def encode(self, features: Tensor, ids: Tensor, slot: Tensor, positions: Tensor, valid: Tensor) -> tuple[Tensor, KV]:
+        """One causal pass over whole sequences: features (B, Nv, H) of `vision`; ids, slot, valid (B, S); positions (3, B, S).
 
-        features (B, Nv, H) of `vision`; ids, slot, valid (B, S+L); positions (3, B, S+L); length (B,).
+        Returns the decoder's output (B, S, H), for `vlm.logits`, and per layer rotated keys and values (B, Hkv, S, D).
         """
-        hidden, kv = self.vlm.decode_layers(self.vlm.embed(ids, slot, features), *self.vlm.rope(positions), causal_mask(valid))
-        # the prompt is padded: answer token 0 is predicted by the last real prompt token, token j by answer token j - 1
-        prompt = self.spec.prompt_tokens
-        rows = torch.arange(prompt - 1, ids.shape[1] - 1, device=ids.device).repeat(len(ids), 1)
-        rows[:, 0] = length - 1
-        picked = hidden.gather(1, rows[..., None].expand(-1, -1, hidden.shape[-1]))
-        return TextOutput(logits=self.vlm.logits(picked), kv=kv, features=features)
+        return self.vlm.decode_layers(self.vlm.embed(ids, slot, features), *self.vlm.rope(positions), causal_mask(valid))
 
     def prefill(self, features: Tensor, ids: Tensor, slot: Tensor, positions: Tensor, length: Tensor) -> Prefilled:
         """Encode prompts: ids, slot (B, S), positions (3, B, S), length (B,)."""
         valid = torch.arange(ids.shape[1], device=ids.device) < length[:, None]
-        hidden, kv = self.vlm.decode_layers(self.vlm.embed(ids, slot, features), *self.vlm.rope(positions), causal_mask(valid))
+        hidden, kv = self.encode(features, ids, slot, positions, valid)
         last = hidden.gather(1, (length - 1)[:, None, None].expand(-1, 1, hidden.shape[-1]))
         start = torch.where(valid, positions.amax(dim=0), -1).amax(dim=1) + 1
         return Prefilled(logits=self.vlm.logits(last)[:, 0], kv=kv, start=start)
@@ -160,7 +145,16 @@ class SpanVLA(nn.Module):
         times = flow.sample_tau(len(target), tau, generator, target.device)
         return flow.loss(field, self.expert.source_mean(ego), noise, target, times, weights)
 
-    def sample(self, kv_taps: KV, valid: Tensor, next_position: Tensor, ego: Tensor, base: Tensor, noise: Tensor | None = None, steps: int | None = None) -> Tensor:
+    def sample(
+        self,
+        kv_taps: KV,
+        valid: Tensor,
+        next_position: Tensor,
+        ego: Tensor,
+        base: Tensor,
+        noise: Tensor | None = None,
+        steps: int | None = None,
+    ) -> Tensor:
         """Waypoints (B, T, 3) in base_link; noise (B, T, 3) in units of the source sigma, none by default."""
         source = self.expert.source_mean(ego)
         if noise is not None:

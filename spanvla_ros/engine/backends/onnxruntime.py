@@ -33,8 +33,6 @@ class OnnxRuntimeBackend(Session):
         }
         self._expert_inputs = {port.name for port in manifest.graphs["expert"].inputs}
         self._outputs = {name: [port.name for port in entry.outputs] for name, entry in manifest.graphs.items()}
-        self.features: np.ndarray | None = None
-        self.logits: np.ndarray | None = None
 
     def _open(self, path: Path) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
@@ -50,8 +48,6 @@ class OnnxRuntimeBackend(Session):
             raise EngineError(f"ONNX Runtime {onnxruntime.__version__} can't load {path}: {error}") from error
 
     def _run_graph(self, name: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        if not self._graphs:
-            raise EngineError("the backend was closed")
         return dict(zip(self._outputs[name], self._graphs[name].run(None, dict(inputs))))
 
     def _encode(self, prompt: Mapping[str, np.ndarray]) -> int:
@@ -64,7 +60,8 @@ class OnnxRuntimeBackend(Session):
 
     def _append(self, token: int, position: int, slot: int) -> int:
         out = self._run_graph(
-            "step", {"token": np.array([[token]]), "position": np.array([position]), "valid": self._valid, **self._cache}
+            "step",
+            {"token": np.array([[token]], np.int64), "position": np.array([position], np.int64), "valid": self._valid, **self._cache},
         )
         for name, cache in self._cache.items():
             cache[:, :, slot] = out[f"{name}_new"][:, :, 0]
@@ -78,12 +75,13 @@ class OnnxRuntimeBackend(Session):
                 "noise": np.asarray(noise, np.float32),
                 "ego": motion["ego"],
                 "base": motion["base"],
-                "position": np.array([position]),
+                "position": np.array([position], np.int64),
                 "valid": self._valid,
                 **taps,
             },
         )["waypoints"]
 
     def close(self) -> None:
+        super().close()
         self._graphs = {}
         self._cache = {}

@@ -11,10 +11,11 @@ from spanvla_ros.contracts import EngineError, ModelSpec
 
 
 class Session(ABC):
-    """A contracts.Backend over four operations. Keeps the book: which slots are filled, and where the next token stands.
+    """A contracts.Backend over three operations. Keeps the book: which slots are filled, and where the next token stands.
 
     The answer begins at slot `prompt_tokens`, whatever the length of the prompt; <action_start> always closes it.
     `decode` starts over after the prompt each time, so a plan can be made before the reasoning and again with it.
+    `features` (Nv, H) and `logits` (1, V) are those of the last prefill, for parity checks.
     """
 
     def __init__(self, spec: ModelSpec, action_start: int):
@@ -25,6 +26,9 @@ class Session(ABC):
         self._start = 0  # M-RoPE position of the first answer token
         self._count = 0  # answer tokens in the cache
         self._closed = False  # <action_start> is the last of them
+        self._released = False
+        self.features: np.ndarray | None = None
+        self.logits: np.ndarray | None = None
         self._run = 0  # decode iterators of the past must not touch the cache
 
     @abstractmethod
@@ -41,6 +45,8 @@ class Session(ABC):
 
     def prefill(self, prompt: Mapping[str, np.ndarray]) -> None:
         """See contracts.Backend. Errors: EngineError names an array that is missing or has another shape than the graphs."""
+        if self._released:
+            raise EngineError("the backend was closed; load the engine again")
         self._first_token = None
         self._check(prompt)
         length = int(prompt["length"][0])
@@ -110,3 +116,8 @@ class Session(ABC):
             raise EngineError("flow without a prompt; call prefill first")
         self._finish()
         return self._trajectory(motion, noise, self._start + self._count)[0]
+
+    def close(self) -> None:
+        """See contracts.Backend."""
+        self._released, self._first_token = True, None
+        self._run += 1

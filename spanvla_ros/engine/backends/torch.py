@@ -37,8 +37,6 @@ class TorchBackend(Session):
         text = model.architecture.text
         shape = (1, text.kv_heads, model.spec.cache_tokens, text.head_dim)
         self._cache = [(torch.zeros(shape), torch.zeros(shape)) for _ in range(text.layers)]
-        self.features: np.ndarray | None = None
-        self.logits: np.ndarray | None = None
 
     @torch.no_grad()
     def _encode(self, prompt: Mapping[str, np.ndarray]) -> int:
@@ -67,5 +65,6 @@ class TorchBackend(Session):
         return self._model.sample(taps, torch.from_numpy(self._valid), torch.tensor([position]), ego, base, draw).numpy()
 
     def close(self) -> None:
+        super().close()
         self._model = None
         self._cache = []
