@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from spanvla_ros.evaluation.report import Drive, Moment, page
+from spanvla_ros.evaluation.recording import Drive, Moment
+from spanvla_ros.evaluation.report import page
 
 JPEG = cv2.imencode(".jpg", np.zeros((40, 80, 3), np.uint8))[1].tobytes()
 
@@ -27,13 +28,13 @@ def drive(**changes):
 def summary(**changes):
     scenario = {"family": "lane", "seed": 6000, "route_completion": 0.98, "driving_score_lb21": 88.2}
     values = dict(
-        scenarios=[{**scenario, "infractions": [{"kind": "red_light", "time_s": 12.3}]}, {**scenario, "infractions": []}],
+        scenarios=[{**scenario, "infractions": [{"type": "red_light", "time_s": 12.3}]}, {**scenario, "infractions": []}],
         plans=412,
         plan_latency_ms={"p50": 41.0, "p95": 60.2, "p99": 71.0},
         planning_rate_hz=7.9,
         state_share={"NOMINAL": 0.97, "HOLD": 0.03},
         real_time_factor=0.8,
-        black_image_change={"mean_m": 3.21, "max_m": 7.0, "n": 30},
+        black_image_change={"mean_m": 3.21, "max_m": 7.0, "n": 30, "identical": 29},
     )
     return {**values, **changes}
 
@@ -41,7 +42,7 @@ def summary(**changes):
 def test_page_is_one_file_with_every_number():
     text = page("Demo", "three families", summary(), [drive()])
     assert not re.search(r"(src|href)=['\"](?!data:)", text), "something is loaded from elsewhere"
-    for needle in ("98%", "88.2", "red_light at 12.3 s", "none", "41 ms", "7.9", "97.0%", "3.21 m", "lane 6000", "412"):
+    for needle in ("98%", "88.2", "red_light at 12.3 s", "none", "41 ms", "7.9", "97.0%", "3.21 m", "29 of 30", "lane 6000", "412"):
         assert needle in text, needle
     assert text.count("data:image/png") == 2 and text.count("data:image/jpeg") == 1
 

@@ -6,48 +6,18 @@ import base64
 import html
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
+import cv2
 import numpy as np
 from matplotlib.figure import Figure
 
 from spanvla_ros import geometry
+from spanvla_ros.evaluation import overlay
+from spanvla_ros.evaluation.recording import Drive
 
 STATE_COLORS = {"WAITING": "#9aa0a6", "NOMINAL": "#2da44e", "HOLD": "#d4a72c", "STOPPING": "#e16f24", "STOPPED": "#cf222e"}
 PLAN_COLOR, DRIVEN_COLOR, ROUTE_COLOR = "#2da44e", "#0969da", "#d0d7de"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Moment:
-    """One picture of a drive: JPEG bytes with the plan drawn in, and what the planner said."""
-
-    time_s: float
-    jpeg: bytes
-    text: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drive:
-    """One scenario as it was driven.
-
-    result: family, seed, route_completion (0-1), driving_score_lb21 (0-100), infractions; times_s (N,) from the start;
-    poses (N, 3) and route (M, 2) in one frame; speeds_mps (N,); plans: (K, 2) points each, in the same frame; states:
-    (time_s, supervisor state), increasing.
-    """
-
-    result: Mapping[str, Any]
-    times_s: np.ndarray
-    poses: np.ndarray
-    speeds_mps: np.ndarray
-    route: np.ndarray = field(default_factory=lambda: np.empty((0, 2)))
-    plans: Sequence[np.ndarray] = ()
-    states: Sequence[tuple[float, str]] = ()
-    moments: Sequence[Moment] = ()
-
-    @property
-    def name(self) -> str:
-        return f"{self.result['family']} {self.result['seed']}"
 
 
 def page(title: str, lead: str, summary: Mapping[str, Any], drives: Sequence[Drive]) -> str:
@@ -61,16 +31,25 @@ def page(title: str, lead: str, summary: Mapping[str, Any], drives: Sequence[Dri
     return _PAGE.format(title=html.escape(title), body="\n".join(part for part in parts if part))
 
 
+def strip(drives: Sequence[Drive]) -> bytes:
+    """PNG with one moment of the first drive of every family, side by side, with its text."""
+    firsts = {drive.result["family"]: drive for drive in reversed(drives) if drive.moments}
+    pictures = []
+    for drive in reversed(firsts.values()):
+        moment = drive.moments[len(drive.moments) // 2]
+        pictures.append(overlay.caption(cv2.imdecode(np.frombuffer(moment.jpeg, np.uint8), cv2.IMREAD_COLOR), [drive.name, moment.text], min_lines=4))
+    height = max((picture.shape[0] for picture in pictures), default=1)
+    padded = [np.pad(picture, ((0, height - picture.shape[0]), (0, 8), (0, 0))) for picture in pictures] or [np.zeros((1, 1, 3), np.uint8)]
+    return cv2.imencode(".png", np.concatenate(padded, axis=1))[1].tobytes()
+
+
 def _scenario_row(scenario: Mapping[str, Any]) -> tuple[str, ...]:
     infractions = ", ".join(_infraction(i) for i in scenario["infractions"]) or "none"
     return f"{scenario['family']} {scenario['seed']}", f"{scenario['route_completion']:.0%}", f"{scenario['driving_score_lb21']:.1f}", infractions
 
 
-def _infraction(entry: Any) -> str:
-    if not isinstance(entry, Mapping):
-        return str(entry)
-    kind = entry.get("kind", entry.get("type", "infraction"))
-    return f"{kind} at {entry['time_s']:.1f} s" if "time_s" in entry else str(kind)
+def _infraction(entry: Mapping[str, Any]) -> str:
+    return f"{entry['type']} at {entry['time_s']:.1f} s"
 
 
 def _latency(summary: Mapping[str, Any]) -> str:
@@ -96,11 +75,12 @@ def _states(summary: Mapping[str, Any]) -> str:
 
 def _sight(summary: Mapping[str, Any]) -> str:
     change = summary.get("black_image_change")
-    if not change:
+    if not change or not change["n"]:
         return ""
     text = (
         f"The same {change['n']} observations with black images give plans that are {change['mean_m']:.2f} m away on average "
-        f"and {change['max_m']:.2f} m at most (mean over the waypoints of a plan). A planner that guessed from its motion alone would not change."
+        f"and {change['max_m']:.2f} m at most (mean over the waypoints of a plan). A planner that guessed from its motion alone would not change. "
+        f"Planned again from the recorded messages, {change['identical']} of {change['n']} plans equal those of the node to the last digit."
     )
     return f"<section><h2>It looks</h2><p>{text}</p></section>"
 

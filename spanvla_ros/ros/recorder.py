@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping
 
 import rclpy
 from nav_msgs.msg import Odometry
@@ -16,38 +16,27 @@ from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import String
 
 from spanvla_ros.contracts import InputError
+from spanvla_ros.evaluation.recording import Recording
 from spanvla_ros.planning import messages
 
 # nothing may be lost: the black-image check plans again from exactly these messages
 _KEEP = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=500, reliability=ReliabilityPolicy.RELIABLE)
 
 
-@dataclass
-class Recording:
-    """images: stamp_ns -> JPEG bytes of the anchor camera; odometry: samples in order of arrival; infos: (steady time in
-    seconds of arrival, plan_info)."""
-
-    images: dict[int, bytes] = field(default_factory=dict)
-    odometry: list[messages.OdometrySample] = field(default_factory=list)
-    infos: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
-
-    def plans(self) -> list[tuple[float, dict[str, Any]]]:
-        """The infos that carry a whole plan."""
-        return [(at, info) for at, info in self.infos if info["event"] == "plan"]
-
-
 class Recorder:
     """Subscribes on a ROS domain in a thread of its own; a context manager. `recording` may be read when it is closed."""
 
-    def __init__(self, domain: int, planner: str, camera: str):
+    def __init__(self, env: Mapping[str, str], image_topic: str, odometry_topic: str, info_topic: str):
+        """env: what `processes.environment` made for the nodes; the middleware of this process gets the same settings."""
+        os.environ.update({name: value for name, value in env.items() if name.startswith(("ROS_", "FASTDDS_", "FASTRTPS_"))})
         self.recording = Recording()
         self._context = rclpy.Context()
-        rclpy.init(context=self._context, domain_id=domain)
+        rclpy.init(context=self._context, domain_id=int(env["ROS_DOMAIN_ID"]))
         self._node = rclpy.create_node("spanvla_recorder", context=self._context)
         for kind, topic, callback in (
-            (CompressedImage, f"{planner}/input/image/{camera}", self._on_image),
-            (Odometry, f"{planner}/input/odometry", self._on_odometry),
-            (String, f"{planner}/output/plan_info", self._on_info),
+            (CompressedImage, image_topic, self._on_image),
+            (Odometry, odometry_topic, self._on_odometry),
+            (String, info_topic, self._on_info),
         ):
             self._node.create_subscription(kind, topic, callback, _KEEP)
         self._executor = SingleThreadedExecutor(context=self._context)

@@ -1,0 +1,192 @@
+"""Drive the simulator with the planner over ROS 2 and write a report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spanvla_ros.contracts import ConfigError, SpanVLAError
+from spanvla_ros.share import DEMO_ENGINE, share
+
+if TYPE_CHECKING:
+    from spanvla_ros.evaluation.recording import Recording
+
+EXAMPLE = """example:
+  spanvla demo --out out
+
+OUT/summary.json  scores per scenario, latency, rate, states
+OUT/report.html   one file: pictures with plan and reason, plots from above, speed
+OUT/strip.png     one moment of every family; OUT/log/ what the nodes said
+"""
+MOMENTS = 5
+# plans per scenario that are made once more, with black images
+BLACK_PLANS = 6
+POLL_S = 0.2
+
+
+class PlannerSilent(SpanVLAError):
+    """A whole demo without a single plan."""
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser(
+        "demo", help=__doc__, description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the results (default: %(default)s)")
+    parser.add_argument("--engine", type=Path, help="engine folder (default: the demo engine)")
+    parser.add_argument("--families", default="lane,stopped,red", help="scenario families (default: %(default)s)")
+    parser.add_argument("--seeds", default="6000:6002", help="seeds of each family, FIRST:END with END excluded (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    from spanvla_ros.engine.load import load_planner
+    from spanvla_ros.evaluation import report
+    from spanvla_ros.sim import scenario as scenarios
+
+    families, seeds = check_episodes(args.families, args.seeds)
+    engine = args.engine or share(DEMO_ENGINE)
+    # opened before anything starts: a broken engine is one clear line, not the log of a node
+    planner = load_planner(engine)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+        print(f"driving {', '.join(families)} with seeds {args.seeds}, engine {engine}", flush=True)
+        results, recording = drive(engine, families, args.seeds, len(families) * len(seeds), args.out)
+        print("planning again with black images ...", flush=True)
+        chosen = [info for r in results for info in spread(recording.plans(r["first_stamp_ns"], r["last_stamp_ns"]), BLACK_PLANS)]
+        change = recording.black_image_change(planner, chosen)
+    finally:
+        planner.close()
+    summary = summarize(results, recording, change)
+    drives = []
+    for result in results:
+        route = scenarios.build(result["family"], result["seed"]).route
+        line = route.path.pose(np.linspace(route.start_s, route.end_s, 200))[:, :2]
+        drives.append(recording.drive(result, line, MOMENTS))
+    (args.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    lead = "The planner gets pictures, odometry and a command; the simulator and the planner are separate processes that talk ROS 2."
+    (args.out / "report.html").write_text(report.page("spanvla_ros demo", lead, summary, drives), encoding="utf-8")
+    (args.out / "strip.png").write_bytes(report.strip(drives))
+    print(overview(summary))
+    print(f"results in {args.out}: report.html, summary.json, strip.png")
+    if not summary["plans"]:
+        raise PlannerSilent(f"the planner made no plan that a car can drive; {args.out / 'log' / 'planner.log'} says why")
+    return 0
+
+
+def check_episodes(families: str, seeds: str) -> tuple[list[str], range]:
+    """The families and seeds of the command line, checked before anything is started."""
+    from spanvla_ros.sim.scenario import FAMILIES
+
+    names = [name for name in families.split(",") if name]
+    for name in names:
+        if name not in FAMILIES:
+            raise ConfigError(f"--families: '{name}' is unknown; there are {', '.join(FAMILIES)}")
+    try:
+        first, end = (int(part) for part in seeds.split(":"))
+    except ValueError:
+        raise ConfigError(f"--seeds is '{seeds}', it must be a range such as 6000:6002") from None
+    if not names or end <= first:
+        raise ConfigError(f"--families '{families}' with --seeds '{seeds}' is no episode at all")
+    return names, range(first, end)
+
+
+def drive(engine: Path, families: Sequence[str], seeds: str, count: int, out: Path) -> tuple[list[dict[str, Any]], Recording]:
+    """Both nodes from start to end: the judge's results and what was heard meanwhile."""
+    from spanvla_ros.ros import processes
+    from spanvla_ros.ros.recorder import Recorder
+
+    logs, episodes = out / "log", out / "episodes.jsonl"
+    logs.mkdir(exist_ok=True)
+    episodes.unlink(missing_ok=True)
+    # another demo on this machine must not be heard; 0-101 are safe on every platform
+    domain = random.SystemRandom().randrange(1, 100)
+    env = processes.environment(domain, logs / "ros")
+    nodes = []
+    with Recorder(env, processes.IMAGE, processes.ODOMETRY, processes.PLAN_INFO) as recorder:
+        try:
+            nodes.append(processes.start_planner(engine, env, logs))
+            nodes.append(processes.start_simulator(families, seeds, episodes, env, logs))
+            planner, simulator = nodes
+            seen = 0
+            while simulator.check():
+                if not planner.check():
+                    raise processes.ProcessFailed(f"the planner node ended by itself; see {planner.log}")
+                seen = show_progress(episodes, seen, count)
+                time.sleep(POLL_S)
+            show_progress(episodes, seen, count)
+        finally:
+            for node in nodes:
+                node.stop()
+        planner.check()
+    results = read_lines(episodes)
+    if len(results) != count:
+        raise processes.ProcessFailed(f"the simulator drove {len(results)} of {count} episodes; see {simulator.log}")
+    return results, recorder.recording
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The complete lines of a JSON lines file that may still grow."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def show_progress(episodes: Path, seen: int, count: int) -> int:
+    """Print the episodes that ended since the last call; returns how many there are."""
+    lines = read_lines(episodes)
+    for index, result in enumerate(lines[seen:], seen + 1):
+        wrongs = ", ".join(entry["type"] for entry in result["infractions"]) or "no infraction"
+        print(
+            f"[{index}/{count}] {result['family']} {result['seed']}: route {result['route_completion']:.0%}, "
+            f"driving score {result['driving_score_lb21']:.0f}, {wrongs}, {result['wall_s']:.0f} s",
+            flush=True,
+        )
+    return len(lines)
+
+
+def spread(items: Sequence[Any], count: int) -> list[Any]:
+    """At most `count` items, evenly spaced, the ends included."""
+    return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int))] if items else []
+
+
+def summarize(results: Sequence[dict[str, Any]], recording: Recording, change: dict[str, Any]) -> dict[str, Any]:
+    """What summary.json holds."""
+    from spanvla_ros.evaluation.openloop import percentiles
+
+    plans = [info for r in results for info in recording.plans(r["first_stamp_ns"], r["last_stamp_ns"])]
+    wall_s = sum(r["wall_s"] for r in results)
+    stages = {name: float(np.median([info["timings_ms"][name] for info in plans])) for name in (plans[0]["timings_ms"] if plans else ())}
+    return {
+        "scenarios": list(results),
+        "plans": len(plans),
+        "plans_with_reasoning": sum(bool(info["reasoning"]) for info in plans),
+        "plan_latency_ms": percentiles([info["timings_ms"]["total"] for info in plans]),
+        "stage_ms": stages,
+        "planning_rate_hz": len(plans) / wall_s if wall_s else 0.0,
+        "state_share": recording.state_share(results),
+        "real_time_factor": sum(r["driven_s"] for r in results) / wall_s if wall_s else 0.0,
+        "black_image_change": change,
+        "engine_hash": plans[0]["engine_hash"] if plans else None,
+    }
+
+
+def overview(summary: dict[str, Any]) -> str:
+    """What a person wants to see first."""
+    scenarios = summary["scenarios"]
+    lines = [
+        f"mean route completion {np.mean([s['route_completion'] for s in scenarios]):.0%}, "
+        f"mean driving score (LB 2.1) {np.mean([s['driving_score_lb21'] for s in scenarios]):.0f}, "
+        f"{sum(not s['infractions'] for s in scenarios)} of {len(scenarios)} scenarios without infraction"
+    ]
+    if summary["plan_latency_ms"]:
+        latency = ", ".join(f"{name} {value:.0f} ms" for name, value in summary["plan_latency_ms"].items())
+        lines.append(f"{summary['plans']} plans, {summary['planning_rate_hz']:.1f} per second, {summary['real_time_factor']:.2f} x real time, latency {latency}")
+    if summary["black_image_change"]["n"]:
+        lines.append(f"black images move the plans by {summary['black_image_change']['mean_m']:.2f} m on average")
+    return "\n".join(lines)
