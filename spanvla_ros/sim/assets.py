@@ -12,6 +12,7 @@ PAINTS = np.array([
     (0.14, 0.38, 0.24), (0.35, 0.18, 0.12), (0.20, 0.45, 0.62), (0.80, 0.40, 0.12),
 ])  # fmt: skip
 LAMP_RADIUS_M = 0.3
+CONE_HEIGHT_M = 0.75
 LAMP_COLOURS = {"red": (1.0, 0.10, 0.08), "yellow": (1.0, 0.78, 0.08), "green": (0.12, 1.0, 0.42)}
 _DARK, _GLASS, _TYRE = (0.09, 0.09, 0.10), (0.11, 0.14, 0.18), (0.06, 0.06, 0.07)
 _WHITE = (1.0, 1.0, 1.0)
@@ -52,11 +53,11 @@ def vehicle(kind: str, length: float, width: float, height: float, braking: bool
 
 
 def cone() -> Mesh:
-    """A traffic cone, 0.75 m high."""
+    """A traffic cone."""
     mesh = Mesh()
     orange = (1.0, 0.36, 0.05)
     mesh.box((0, 0, 0), (0.44, 0.44, 0.05), orange)
-    for low, high, bottom, top, colour in ((0.05, 0.32, 0.18, 0.125, orange), (0.32, 0.50, 0.125, 0.09, _WHITE), (0.50, 0.75, 0.09, 0.03, orange)):
+    for low, high, bottom, top, colour in ((0.05, 0.32, 0.18, 0.125, orange), (0.32, 0.50, 0.125, 0.09, _WHITE), (0.50, CONE_HEIGHT_M, 0.09, 0.03, orange)):
         mesh.cylinder((0, 0, low), (bottom, top), high - low, colour)
     return mesh
 

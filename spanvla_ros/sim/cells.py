@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import shapely
 
+from spanvla_ros.sim.assets import CONE_HEIGHT_M, LAMP_RADIUS_M
 from spanvla_ros.sim.camera import Camera
 from spanvla_ros.sim.ego import EgoState, box
 from spanvla_ros.sim.road import HEAD_LAMPS_M, RoadMap
@@ -15,16 +18,16 @@ from spanvla_ros.sim.world import Actor
 CELL_PX = 14
 ROAD, CORRIDOR, VEHICLE, STOP_LAMP, GREEN_LAMP, CONE = (1 << bit for bit in range(6))
 _CORRIDOR_M = 1.6
-_GROUND_M, _VEHICLE_M, _LAMP_M = 70.0, 70.0, 75.0
-_LAMP_RADIUS_M = 0.3
+_GROUND_M, _VEHICLE_M, _LAMP_M, _CONE_M = 70.0, 70.0, 75.0, 40.0
 
 
 class Cells:
     """Bits of one route: 0 drivable road, 1 corridor within 1.6 m of the own path, 2 vehicle, 3 red or yellow lamp of our
     arm, 4 its green lamp, 5 cone. Ground by the ray through the cell's centre, things by their projected box."""
 
-    def __init__(self, road: RoadMap, path: Path):
+    def __init__(self, road: RoadMap, path: Path, cones: Sequence[tuple[float, float]] = ()):
         self._road = road
+        self._cones = cones
         self._path = path
         self._heads = [head for head in road.heads if head.arm == path.arm]
 
@@ -38,11 +41,14 @@ class Cells:
                 corners = box(actor.x, actor.y, actor.yaw, actor.length_m, actor.width_m)
                 points = np.column_stack([np.tile(corners, (2, 1)), np.repeat([0.0, actor.height_m], 4)])
                 _mark(bits, camera, pose, points, VEHICLE, _VEHICLE_M)
+        for x, y in self._cones:
+            points = np.array([(x, y, 0.0), (x, y, CONE_HEIGHT_M)])
+            _mark(bits, camera, pose, points, CONE, _CONE_M, least_px=4.0)
         lamp = signals.state(self._path.arm)
         for head in self._heads:
             x, y, z = head.head
             z += HEAD_LAMPS_M[lamp]
-            points = np.array([(x, y, z - _LAMP_RADIUS_M), (x, y, z + _LAMP_RADIUS_M)])
+            points = np.array([(x, y, z - LAMP_RADIUS_M), (x, y, z + LAMP_RADIUS_M)])
             _mark(bits, camera, pose, points, GREEN_LAMP if lamp == "green" else STOP_LAMP, _LAMP_M, least_px=4.0)
         return bits
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,7 @@ class Scenario:
 
     stopped: a vehicle of `blocker_kind` stands with its rear at `blocker_s` and drives off `wait_s` after the ego came
     near. red: the lamp turns (or is) red until `wait_s` after the ego's bumper came within `trigger_m` of the line.
-    slow_lead_mps: top speed of a lead put ahead of the ego, None without one.
+    slow_lead_mps: top speed of a lead put ahead of the ego, None without one. cones: (x, y) of cones on the kerb.
     """
 
     family: str
@@ -37,6 +38,7 @@ class Scenario:
     trigger_m: float = 0.0
     starts_red: bool = True
     slow_lead_mps: float | None = None
+    cones: tuple[tuple[float, float], ...] = ()
 
     @property
     def command(self) -> Command:
@@ -79,8 +81,10 @@ def build(family: str, seed: int) -> Scenario:
     path = paths[rng.integers(len(paths))]
     if family == "red":
         start = path.stop_s - rng.uniform(62.0, 105.0)
+        route = _route(path, start, length)
         return Scenario(
-            route=_route(path, start, length),
+            route=route,
+            cones=_cones(route, rng),
             wait_s=float(rng.uniform(6.0, 11.0)),
             trigger_m=float(rng.uniform(26.0, 40.0)),
             starts_red=bool(rng.random() < 0.65),
@@ -91,12 +95,15 @@ def build(family: str, seed: int) -> Scenario:
         starts.append(path.stop_s - rng.uniform(55.0, 110.0))
         start = starts[rng.choice(3, p=[0.4, 0.3, 0.3])]
         lead = float(rng.uniform(3.5, 6.0)) if rng.random() < 0.25 else None
-        return Scenario(route=_route(path, start, length), slow_lead_mps=lead, **common)
+        route = _route(path, start, length)
+        return Scenario(route=route, slow_lead_mps=lead, cones=_cones(route, rng), **common)
     start = starts[rng.choice(2)]
+    route = _route(path, start, length)
     return Scenario(
-        route=_route(path, start, length),
+        route=route,
+        cones=_cones(route, rng),
         blocker_kind=str(rng.choice(["car", "van", "truck"], p=[0.6, 0.2, 0.2])),
-        blocker_s=start + rng.uniform(60.0, 100.0),
+        blocker_s=route.start_s + rng.uniform(60.0, 100.0),
         wait_s=float(rng.uniform(6.0, 10.0)),
         **common,
     )
@@ -110,6 +117,19 @@ def _before_junction(path: Path, length: float, rng: np.random.Generator) -> flo
 def _behind_junction(path: Path, length: float, rng: np.random.Generator) -> float:
     """Start of a route that begins past the junction; on a short arm `_route` cuts its end."""
     return path.exit_s + 5.0 + rng.uniform(0.0, max(path.length_m - _MARGIN_END_M - length - path.exit_s - 5.0, 0.1))
+
+
+def _cones(route: Route, rng: np.random.Generator) -> tuple[tuple[float, float], ...]:
+    """In every fourth episode a row of cones on the kerb beside the lane."""
+    if rng.random() > 0.25 or route.path.lanes[0] != 1 or route.path.lanes[1] != 1:
+        return ()
+    first = rng.uniform(route.start_s + 30.0, route.end_s - 30.0)
+    stations = first + np.arange(rng.integers(3, 6)) * 4.0
+    # not where the kerb turns away
+    stations = stations[(stations < route.path.stop_s - 8.0) | (stations > route.path.exit_s + 8.0)]
+    places = route.path.pose(stations)
+    right = maps.LANE_WIDTH_M / 2 + 0.2
+    return tuple((float(x + right * math.sin(yaw)), float(y - right * math.cos(yaw))) for x, y, yaw in places)
 
 
 def _route(path: Path, start: float, length: float) -> Route:

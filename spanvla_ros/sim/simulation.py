@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import math
 import struct
-from collections.abc import Mapping
 
 import numpy as np
 
@@ -51,13 +50,13 @@ class Simulation:
         self.scenario = scenario
         self._black = black
         self._road = roads.load(scenario.map_id)
-        self._cells = Cells(self._road, scenario.route.path)
+        self._cells = Cells(self._road, scenario.route.path, scenario.cones)
         self._witness = Witness(self._road, scenario.route)
         self._stage = None
         if render and not black:
             from spanvla_ros.sim.stage import Stage
 
-            self._stage = Stage(self._road, scenario.seed)
+            self._stage = Stage(self._road, scenario.seed, scenario.cones)
         self._world: World | None = None
 
     def reset(self) -> None:
@@ -160,11 +159,6 @@ class Simulation:
     def truth(self) -> Truth:
         """What the judge needs; never an input of a planner."""
         return self._witness.truth(self.time_s, self.ego, self._route_s, self.actors, self.lamp)
-
-    def describe(self) -> Mapping[str, object]:
-        """Facts of the episode for logs."""
-        scenario = self.scenario
-        return {"family": scenario.family, "seed": scenario.seed, "map": scenario.map_id, "length_m": scenario.route.length_m}
 
     @staticmethod
     def _camera(name: str) -> Camera:

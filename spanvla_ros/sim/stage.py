@@ -21,32 +21,36 @@ from spanvla_ros.sim.world import Actor
 _SEEN_M = 180.0
 _KERB_M = 0.10
 _TILE_M = 40.0
+_KEPT_MAPS = 3
 
 
 class Stage:
-    """Pictures of one episode. Meshes of the latest map stay on the renderer for the next episode."""
+    """Pictures of one episode. Meshes of the latest maps stay on the renderer for later episodes."""
 
-    _kept: tuple[int, list[Thing]] | None = None
+    _kept: dict[int, list[Thing]] = {}
     _models: dict[tuple, object] = {}
 
-    def __init__(self, road: RoadMap, seed: int):
+    def __init__(self, road: RoadMap, seed: int, cones: Sequence[tuple[float, float]] = ()):
         self._renderer = Renderer.shared()
         self._heads = road.heads
         self._look = _look(np.random.default_rng([seed, 31]))
         self._seed = seed
-        if Stage._kept is None or Stage._kept[0] != road.map_id:
-            if Stage._kept is not None:
-                self._renderer.release([thing.mesh for thing in Stage._kept[1]])
+        self._cones = [Thing(mesh=self._model("cone"), position=(x, y, _KERB_M)) for x, y in cones]
+        if road.map_id not in Stage._kept:
+            if len(Stage._kept) >= _KEPT_MAPS:
+                oldest = Stage._kept.pop(next(iter(Stage._kept)))
+                self._renderer.release([thing.mesh for thing in oldest])
             parts = [mesh.tiles(_TILE_M) for mesh in (_plain(road), _ground(road), _scenery(road))]
-            things = [Thing(mesh=self._renderer.upload(vertices), tiles=tiles, position=(0.0, 0.0, 0.0)) for vertices, tiles in parts]
-            Stage._kept = (road.map_id, things)
-        plain, ground, self._scenery = Stage._kept[1]
+            Stage._kept[road.map_id] = [
+                Thing(mesh=self._renderer.upload(vertices), tiles=tiles, position=(0.0, 0.0, 0.0)) for vertices, tiles in parts
+            ]
+        plain, ground, self._scenery = Stage._kept[road.map_id]
         self._ground = [ground, plain]
 
     def picture(self, camera: Camera, ego: EgoState, actors: Sequence[Actor], signals: Signals) -> np.ndarray:
         """RGB (H, W, 3) uint8 of a camera."""
         things = [self._vehicle(a) for a in actors if abs(a.x - ego.x) < _SEEN_M and abs(a.y - ego.y) < _SEEN_M]
-        things.append(self._scenery)
+        things += [*self._cones, self._scenery]
         for head in self._heads:
             colour = signals.state(head.arm)
             x, y, z = head.head
