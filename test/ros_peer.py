@@ -81,8 +81,8 @@ class Peer:
         self.levels: dict[str, tuple[int, str]] = {}
         self._speed = speed_mps
         self._pose = np.zeros(3)
-        self._image_out = self.node.create_publisher(CompressedImage, f"{NODE}/input/image/front", qos.IMAGE)
-        self._odometry_out = self.node.create_publisher(Odometry, f"{NODE}/input/odometry", qos.ODOMETRY)
+        self.image_out = self.node.create_publisher(CompressedImage, f"{NODE}/input/image/front", qos.IMAGE)
+        self.odometry_out = self.node.create_publisher(Odometry, f"{NODE}/input/odometry", qos.ODOMETRY)
         self.node.create_subscription(MultiDOFJointTrajectory, f"{NODE}/output/trajectory", self._on_trajectory, qos.OUTPUT)
         self.node.create_subscription(String, f"{NODE}/output/plan_info", self._on_info, qos.PLAN_INFO)
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
@@ -117,10 +117,10 @@ class Peer:
             self._speed = float(np.interp(at, plan.times_s, plan.speeds_mps))
         self._pose = self._pose + [self._speed * _STEP_S, 0, 0]
         if self.odometry:
-            self._odometry_out.publish(self.damage(conversions.odometry(now_ns, "odom", "base_link", self._pose, self._speed, 0.0)))
+            self.odometry_out.publish(self.damage(conversions.odometry(now_ns, "odom", "base_link", self._pose, self._speed, 0.0)))
         self._count += 1
         if self.images and self._count % 2 == 0:
-            self._image_out.publish(CompressedImage(header=conversions.header(now_ns, "front"), format="jpeg", data=self.jpeg))
+            self.image_out.publish(CompressedImage(header=conversions.header(now_ns, "front"), format="jpeg", data=self.jpeg))
 
     def _on_trajectory(self, message: MultiDOFJointTrajectory) -> None:
         self.trajectories.append((time.monotonic(), message))
