@@ -26,7 +26,7 @@ EXAMPLE = """example:
 
 OUT/summary.json  plans, average displacement error beside constant velocity, latency, what was skipped and why
 OUT/plans.jsonl   one line per plan: raw waypoints in base_link at t0, reasoning, stamps
-OUT/overlay.mp4   plan (green) and recorded drive (orange) in the picture; OUT/strip.png shows six moments of it
+OUT/overlay.mp4   plan (blue) and recorded drive (orange) in the picture; OUT/strip.png shows six moments of it
 """
 STRIP_PICTURES = 6
 PICTURE_WIDTH_PX = 960

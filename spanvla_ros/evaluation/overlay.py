@@ -10,7 +10,7 @@ import numpy as np
 
 from spanvla_ros.contracts import VEHICLE, InputError
 
-PLAN_RGB, TRUTH_RGB, CAPTION_RGB = (60, 220, 120), (255, 170, 40), (255, 255, 255)
+PLAN_RGB, TRUTH_RGB, CAPTION_RGB = (40, 160, 255), (255, 170, 40), (255, 255, 255)
 NEAR_M = 0.5
 
 # columns: right, down, forward of the optical frame in base_link (x forward, y left, z up)

@@ -17,7 +17,7 @@ from spanvla_ros.evaluation import overlay
 from spanvla_ros.evaluation.recording import Drive
 
 STATE_COLORS = {"WAITING": "#9aa0a6", "NOMINAL": "#2da44e", "HOLD": "#d4a72c", "STOPPING": "#e16f24", "STOPPED": "#cf222e"}
-PLAN_COLOR, DRIVEN_COLOR, ROUTE_COLOR = "#2da44e", "#0969da", "#d0d7de"
+PLAN_COLOR, DRIVEN_COLOR, ROUTE_COLOR = "#28a0ff", "#24292f", "#d0d7de"
 
 
 def page(title: str, lead: str, summary: Mapping[str, Any], drives: Sequence[Drive]) -> str:
@@ -97,8 +97,9 @@ def _drive(drive: Drive) -> str:
 
 
 def _bird(drive: Drive) -> Figure:
-    """From above, turned so that the drive goes from left to right."""
-    chord = drive.poses[-1, :2] - drive.poses[0, :2]
+    """From above, turned so that the route goes from left to right."""
+    ends = drive.route if len(drive.route) else drive.poses[:, :2]
+    chord = ends[-1] - ends[0]
     origin = np.array([*drive.poses[0, :2], np.arctan2(chord[1], chord[0])])
 
     def turned(points: np.ndarray) -> np.ndarray:
