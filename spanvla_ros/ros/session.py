@@ -1,0 +1,211 @@
+"""What the planner node is made of while it is configured: inputs, planning thread, supervisor, outputs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from nav_msgs.msg import Odometry, Path
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.lifecycle import LifecycleNode
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import String
+
+from spanvla_ros.contracts import ConfigError, InputError
+from spanvla_ros.planning import messages, supervisor, validity
+from spanvla_ros.planning.inputs import InputBuffer, InputLimits
+from spanvla_ros.planning.planner import Planner
+from spanvla_ros.planning.supervisor import InputWatch, Output, Reason, State, Supervisor
+from spanvla_ros.ros import parameters, qos
+from spanvla_ros.ros.navigation import Navigation
+from spanvla_ros.ros.outputs import Outputs
+from spanvla_ros.ros.report import Report
+from spanvla_ros.ros.rig import RigCheck
+from spanvla_ros.ros.worker import Attempt, PlanningThread
+
+BACKWARD_JUMP_NS = 100_000_000  # smaller steps back are clock adjustment, not a new drive
+
+
+class Session:
+    """From configure to cleanup; plans between `start` and `stop`. Owns the planner once its constructor has returned.
+
+    Callbacks come from many threads: `_lock` guards supervisor, watch, newest odometry and what is published of them.
+    """
+
+    def __init__(self, node: LifecycleNode, planner: Planner, values: Mapping[str, Any]):
+        self._node, self._planner, self._values = node, planner, values
+        self._spec = spec = planner.spec
+        self._anchor = values["anchor_camera"] or spec.cameras[0]
+        if self._anchor not in spec.cameras:
+            raise ConfigError(f"parameter anchor_camera is {self._anchor!r}, the model has {', '.join(spec.cameras)}")
+        self._lock = threading.RLock()
+        self._thread: PlanningThread | None = None
+        self._limits = parameters.limits(supervisor.Limits, values)
+        self._buffer = InputBuffer(spec, parameters.limits(InputLimits, values))
+        self._supervisor = Supervisor(self._limits, lockstep=values["lockstep"])
+        self._navigation = Navigation(values["route_horizon_m"])
+        self.report = Report(node, spec, self._limits, values["max_skew_s"])
+        self._forget()
+        group = ReentrantCallbackGroup()
+        self._rig = RigCheck(node, spec, values, group)
+        self._outputs = Outputs(
+            node, base_frame=values["base_frame"], marker_lifetime_s=values["marker_lifetime_s"], autoware=values["publish_autoware"]
+        )
+        image = CompressedImage if values["image_transport"] == "compressed" else Image
+        wanted = [(image, f"image/{c}", partial(self._on_image, c), qos.IMAGE) for c in spec.cameras]
+        wanted += [(CameraInfo, f"camera_info/{c}", partial(self._rig.on_camera_info, c), qos.CAMERA_INFO) for c in spec.cameras]
+        wanted += [
+            (Odometry, "odometry", self._on_odometry, qos.ODOMETRY),
+            (String, "command", self._on_command, qos.COMMAND),
+            (Path, "route", self._on_route, qos.ROUTE),
+        ]
+        self._subscriptions = [
+            node.create_subscription(kind, f"~/input/{name}", callback, profile, callback_group=group) for kind, name, callback, profile in wanted
+        ]
+
+    def start(self) -> None:
+        """Begin to plan."""
+        limits = parameters.limits(validity.Limits, self._values, "limits.")
+        with self._lock:
+            self._thread = PlanningThread(self._planner, self._buffer, limits, self._navigation.command, self._on_attempt)
+
+    def stop(self) -> None:
+        """End planning and publishing and forget the plan."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+            self._supervisor.reset()
+        if thread is not None:  # outside the lock: the thread may be about to report
+            thread.stop()
+
+    def close(self) -> None:
+        """Stop, destroy topics, free the engine."""
+        self.stop()
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+        self._rig.destroy()
+        self._outputs.destroy()
+        self._planner.close()
+
+    def reset(self, why: str) -> None:
+        """Begin a new drive: history, command, plan and state are forgotten."""
+        with self._lock:
+            self._forget()
+            self._buffer.reset()
+            self._supervisor.reset()
+            if self._thread is not None:
+                self._thread.reset()
+        self._node.get_logger().info(f"reset: {why}")
+
+    def _forget(self) -> None:
+        self._watch = InputWatch(self._spec.cameras, self._limits.max_input_age_s)
+        self._sample: messages.OdometrySample | None = None
+        self._frame = ""
+        self._newest_ns = 0
+        self._navigation.reset()
+        self.report.reset()
+
+    def _now_ns(self) -> int:
+        """ROS time; a clock that jumped back begins a new drive."""
+        with self._lock:
+            # read under the lock: a thread that was held up between reading and comparing would look like a jump
+            now_ns, newest_ns = self._node.get_clock().now().nanoseconds, self._newest_ns
+            if newest_ns - now_ns > BACKWARD_JUMP_NS:
+                self.reset(f"the clock jumped back by {(newest_ns - now_ns) / 1e9:.3f} s")
+            self._newest_ns = now_ns
+        return now_ns
+
+    def _on_image(self, camera: str, message: Any) -> None:
+        arrived_s = time.monotonic()
+        stamp_ns = messages.stamp_ns(message.header.stamp)
+        self._now_ns()
+        try:
+            self._buffer.add_image(camera, stamp_ns, messages.image(message))
+        except InputError as error:
+            self._fail(stamp_ns, Reason.IMAGE_INVALID, f"camera '{camera}' at {stamp_ns} ns: {error}")
+            return
+        with self._lock:
+            self._watch.image(camera, stamp_ns)
+            if self._thread is None:
+                return
+            if camera != self._anchor:
+                self._thread.input()
+            elif self._rig.refused:
+                self._fail(stamp_ns, Reason.RIG_MISMATCH, self._rig.refused)
+            elif self._thread.image(stamp_ns):
+                self._supervisor.begin(arrived_s)
+
+    def _on_odometry(self, message: Odometry) -> None:
+        self._now_ns()
+        try:
+            sample = messages.odometry(message)
+            if message.child_frame_id not in ("", self._values["base_frame"]):
+                raise InputError(f"odometry child_frame_id is {message.child_frame_id!r}, parameter base_frame is {self._values['base_frame']!r}")
+        except InputError as error:
+            with self._lock:
+                self._watch.invalid_odometry()
+                self.report.bad_input("odometry", str(error))
+            return
+        with self._lock:
+            if self._frame and message.header.frame_id != self._frame:
+                self.reset(f"the odometry frame changed from {self._frame!r} to {message.header.frame_id!r}")
+            self._frame = message.header.frame_id
+            if self._sample is None or sample.stamp_ns >= self._sample.stamp_ns:
+                self._sample = sample
+                self._watch.odometry(sample.stamp_ns)
+                self._navigation.moved(sample.pose_odom)
+            self._buffer.add_odometry(*sample)
+            if self._thread is not None:
+                self._thread.input()
+
+    def _on_command(self, message: String) -> None:
+        try:
+            self._navigation.commanded(message.data)
+        except InputError as error:
+            with self._lock:
+                self.report.bad_input("command", str(error))
+
+    def _on_route(self, message: Path) -> None:
+        try:
+            self._navigation.routed(message, self._frame)
+        except InputError as error:
+            with self._lock:
+                self.report.bad_input("route", str(error))
+
+    def _on_attempt(self, found: Attempt) -> None:
+        """From the planning thread: publish a plan at once, or remember why there is none."""
+        if found.trajectory is None:
+            self._fail(found.anchor_ns, found.reason, found.detail)
+            return
+        with self._lock:
+            if self._thread is None:
+                return
+            output = self._supervisor.accept(found.trajectory, time.monotonic())
+            self.report.planned(found, self._supervisor.deadline_misses, self._node.get_clock().now().nanoseconds)
+            self._outputs.heartbeat(output, self._frame, found.plan.reasoning)
+            self._outputs.reasoning(found.plan.reasoning)
+            self._outputs.plan_info(self.report.info("plan", output, found.anchor_ns, ""))
+
+    def _fail(self, anchor_ns: int, reason: Reason, detail: str) -> None:
+        with self._lock:
+            if self._thread is None:
+                return
+            self._supervisor.reject(reason, time.monotonic())
+            self.report.rejected(reason, detail)
+            # NOMINAL ends with the next heartbeat
+            state = State.HOLD if self._supervisor.state is State.NOMINAL else self._supervisor.state
+            output = Output(state=state, reason=reason, trajectory=None)
+            self._outputs.plan_info(self.report.info("rejected", output, anchor_ns, detail))
+
+    def heartbeat(self) -> None:
+        """Every 0.1 s of steady time: the supervisor's trajectory, whatever happens."""
+        now_ns = self._now_ns()
+        with self._lock:
+            if self._thread is None:
+                return
+            output = self._supervisor.tick(time.monotonic(), now_ns, self._sample, self._watch.fault(now_ns))
+            self.report.beat(output, self._watch.ages_s(now_ns), self._supervisor.deadline_misses)
+            self._outputs.heartbeat(output, self._frame, self.report.reasoning)
+            self._outputs.plan_info(self.report.info("heartbeat", output, None, "" if output.state is State.NOMINAL else self.report.detail))
