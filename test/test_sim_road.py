@@ -1,10 +1,12 @@
 import gzip
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from spanvla_ros.contracts import Command, ConfigError
 from spanvla_ros.sim import maps, road, scenario
+from spanvla_ros.sim.camera import CAMERAS
 
 shapely = pytest.importorskip("shapely")
 
@@ -46,6 +48,19 @@ def test_paths_stay_on_their_lanes(map_id):
         turned = path.yaw[int(2 * path.exit_s)] - path.yaw[int(2 * path.stop_s)]
         side = {Command.LEFT: turned > 0.8, Command.RIGHT: turned < -0.8, Command.STRAIGHT: abs(turned) < 0.6}
         assert side[path.turn], (path.turn, turned)
+
+
+def test_camera_is_the_one_of_the_demo_rig():
+    yaml = pytest.importorskip("yaml")
+    rig = yaml.safe_load((Path(__file__).parents[1] / "config" / "rigs" / "demo.yaml").read_text())["cameras"]
+    assert set(rig) == set(CAMERAS)
+    for name, values in rig.items():
+        camera = CAMERAS[name]
+        assert (camera.width, camera.height, camera.x_m, camera.y_m, camera.z_m) == tuple(values[k] for k in ("width", "height", "x_m", "y_m", "z_m"))
+        assert np.degrees(camera.hfov_rad) == pytest.approx(values["hfov_deg"]) and values["pitch_deg"] == 0
+        # a point on the optical axis 20 m ahead is the middle of the picture
+        u, v, depth = camera.project(np.zeros(3), np.array([[camera.x_m + 20.0, camera.y_m, camera.z_m]]))
+        assert (u[0], v[0], depth[0]) == pytest.approx((camera.width / 2, camera.height / 2, 20.0))
 
 
 def test_projection_inverts_pose():

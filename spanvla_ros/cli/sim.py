@@ -27,7 +27,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--planner", choices=PLANNERS, default="expert", help="who drives (default: %(default)s)")
     parser.add_argument("--engine", type=Path, help="engine folder of --planner spanvla (default: the demo engine)")
     parser.add_argument("--families", default="lane,stopped,red", help="comma-separated scenario families (default: %(default)s)")
-    parser.add_argument("--seeds", default="6000:6002", help="half-open range A:B; 0-4999 train, 5000-5999 validation, 6000-6999 test (default: %(default)s)")
+    parser.add_argument(
+        "--seeds", default="6000:6002", help="half-open range A:B; 0-4999 train, 5000-5999 validation, 6000-6999 test (default: %(default)s)"
+    )
     parser.add_argument("--black", action="store_true", help="the camera pictures are black")
     parser.add_argument("--render", choices=("gl", "none"), default="gl", help="none: no pictures at all, for planners that need none")
     parser.add_argument("--out", type=Path, help="folder for summary.json")

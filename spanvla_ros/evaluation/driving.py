@@ -156,7 +156,10 @@ def summarize(episodes: list[dict[str, Any]]) -> dict[str, Any]:
 
     def means(rows: list[dict[str, Any]]) -> dict[str, Any]:
         names = ("route_completion", "driving_score_lb21", "driving_score_lb20")
-        return {"episodes": len(rows), **{n: round(float(np.mean([r[n] for r in rows])), 4) for n in names}, "infractions": sum(len(r["infractions"]) for r in rows)}
+        values = {name: round(float(np.mean([row[name] for row in rows])), 4) for name in names}
+        return {"episodes": len(rows), **values, "infractions": sum(len(row["infractions"]) for row in rows)}
 
+    if not episodes:
+        return {}
     families = list(dict.fromkeys(row["family"] for row in episodes))
-    return {"all": means(episodes), "families": {f: means([row for row in episodes if row["family"] == f]) for f in families}} if episodes else {}
+    return {"all": means(episodes), "families": {f: means([row for row in episodes if row["family"] == f]) for f in families}}

@@ -57,7 +57,8 @@ def cone() -> Mesh:
     mesh = Mesh()
     orange = (1.0, 0.36, 0.05)
     mesh.box((0, 0, 0), (0.44, 0.44, 0.05), orange)
-    for low, high, bottom, top, colour in ((0.05, 0.32, 0.18, 0.125, orange), (0.32, 0.50, 0.125, 0.09, _WHITE), (0.50, CONE_HEIGHT_M, 0.09, 0.03, orange)):
+    rings = ((0.05, 0.32, 0.18, 0.125, orange), (0.32, 0.50, 0.125, 0.09, _WHITE), (0.50, CONE_HEIGHT_M, 0.09, 0.03, orange))
+    for low, high, bottom, top, colour in rings:
         mesh.cylinder((0, 0, low), (bottom, top), high - low, colour)
     return mesh
 

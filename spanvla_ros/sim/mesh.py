@@ -57,7 +57,8 @@ class Mesh:
         for start, end in zip(starts, [*starts[1:], len(triangles)]):
             flat = triangles[start:end, :, :2].reshape(-1, 2)
             low, high = flat.min(axis=0), flat.max(axis=0)
-            tiles.append(Tile(first=3 * int(start), count=3 * int(end - start), centre=tuple((low + high) / 2), radius=float(np.hypot(*(high - low)) / 2)))
+            radius = float(np.hypot(*(high - low)) / 2)
+            tiles.append(Tile(first=3 * int(start), count=3 * int(end - start), centre=tuple((low + high) / 2), radius=radius))
         return np.ascontiguousarray(triangles.reshape(-1, 10)), tiles
 
     def polygon(self, shape, z: float, colour: tuple[float, float, float], material: int = PLAIN) -> None:

@@ -20,7 +20,8 @@ class SimulationSource(Source):
     """Lock-step drive of a simulation. The observation is built from JPEG bytes and odometry like in the car.
 
     Until an observation can be formed (1.5 s of history) the expert drives. A step without a plan keeps the last one.
-    With pictures=False the frames are blank arrays, for planners that don't look. on_step is called after every 0.05 s, for a judge that looks at `simulation.truth()`.
+    With pictures=False the frames are blank arrays, for planners that don't look. on_step is called after every 0.05 s, for a
+    judge that looks at `simulation.truth()`.
     """
 
     def __init__(
