@@ -58,6 +58,8 @@ def regression(fields: Mapping[str, Any]) -> np.ndarray:
             raise DataError(f"field {name} must have {size} values, is {value!r}")
         if name in ("stop_distance_m", "lead_gap_m"):
             row = np.where(np.isnan(row), FAR_M, np.clip(row, -FAR_M, FAR_M))
+        elif name == "lead_speed_mps" and not (fields.get("lead_gap_m") or FAR_M) < FAR_M:
+            row = np.full(size, np.nan)  # nobody there
         values.extend(np.where(np.isfinite(row), row / unit, np.nan))
     return np.array(values, np.float32)
 
