@@ -130,7 +130,9 @@ def overview(summary: dict[str, Any], out: Path) -> str:
     if summary["skipped"]:
         lines.append("skipped: " + ", ".join(f"{count} {code}" for code, count in summary["skipped"].items()))
     for horizon, entry in summary["ade_m"].items():
-        text = "beyond the recording" if entry is None else f"model {entry['model']:.2f} m, constant velocity {entry['constant_velocity']:.2f} m, n = {entry['n']}"
+        text = "beyond the recording"
+        if entry is not None:
+            text = f"model {entry['model']:.2f} m, constant velocity {entry['constant_velocity']:.2f} m, n = {entry['n']}"
         lines.append(f"ADE at {horizon} s: {text}")
     latency = summary["plan_latency_ms"]
     lines.append(f"plan latency: p50 {latency['p50']:.0f} ms, p95 {latency['p95']:.0f} ms, p99 {latency['p99']:.0f} ms")

@@ -186,7 +186,8 @@ def overview(summary: dict[str, Any]) -> str:
     ]
     if summary["plan_latency_ms"]:
         latency = ", ".join(f"{name} {value:.0f} ms" for name, value in summary["plan_latency_ms"].items())
-        lines.append(f"{summary['plans']} plans, {summary['planning_rate_hz']:.1f} per second, {summary['real_time_factor']:.2f} x real time, latency {latency}")
+        rates = f"{summary['planning_rate_hz']:.1f} per second, {summary['real_time_factor']:.2f} x real time"
+        lines.append(f"{summary['plans']} plans, {rates}, latency {latency}")
     if summary["black_image_change"]["n"]:
         lines.append(f"black images move the plans by {summary['black_image_change']['mean_m']:.2f} m on average")
     return "\n".join(lines)

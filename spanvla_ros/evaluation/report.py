@@ -70,7 +70,8 @@ def _states(summary: Mapping[str, Any]) -> str:
     if not share:
         return ""
     bar = "".join(f"<i style='width:{100 * v:.2f}%;background:{STATE_COLORS.get(k, '#888')}' title='{k} {v:.1%}'></i>" for k, v in share.items())
-    return f"<section><h2>Supervisor</h2><div class='bar'>{bar}</div>{_table(('state', 'share'), [(k, f'{v:.1%}') for k, v in share.items()])}</section>"
+    table = _table(("state", "share"), [(k, f"{v:.1%}") for k, v in share.items()])
+    return f"<section><h2>Supervisor</h2><div class='bar'>{bar}</div>{table}</section>"
 
 
 def _sight(summary: Mapping[str, Any]) -> str:
@@ -151,9 +152,10 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>
 <style>
-body {{ font: 15px/1.45 system-ui, sans-serif; color: #1f2328; background: #f6f8fa; max-width: 1100px; margin: 0 auto; padding: 24px; }}
+body {{ font: 15px/1.45 system-ui, sans-serif; color: #1f2328; background: #f6f8fa; max-width: 1100px; margin: 0 auto; padding: 24px }}
 h1 {{ margin: 0 0 4px; }} h2 {{ font-size: 18px; margin: 0 0 8px; }} .lead {{ color: #57606a; margin-top: 0; }}
-table {{ border-collapse: collapse; width: 100%; background: #fff; }} td, th {{ text-align: left; padding: 4px 10px; border-bottom: 1px solid #d8dee4; }}
+table {{ border-collapse: collapse; width: 100%; background: #fff; }}
+td, th {{ text-align: left; padding: 4px 10px; border-bottom: 1px solid #d8dee4; }}
 .columns {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(280px, 1fr)); gap: 16px; margin: 20px 0; }}
 section, article {{ background: #fff; border: 1px solid #d8dee4; border-radius: 8px; padding: 14px; }} article {{ margin: 16px 0; }}
 small span {{ font-weight: 400; color: #57606a; margin-left: 14px; }}
