@@ -17,6 +17,7 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from nav_msgs.msg import Odometry
 from rclpy.executors import SingleThreadedExecutor
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import String
 from trajectory_msgs.msg import MultiDOFJointTrajectory
@@ -24,7 +25,7 @@ from trajectory_msgs.msg import MultiDOFJointTrajectory
 from spanvla_ros.ros import conversions, qos
 
 ROOT = Path(__file__).resolve().parent.parent
-_STEP_S = 0.05
+_STEP_S, _EPOCH_NS = 0.05, 1_000_000_000_000
 NODE = "/spanvla_planner"
 JPEG = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 255, (126, 224, 3), dtype=np.uint8))[1].tobytes()
 
@@ -63,10 +64,22 @@ def process(command: list[str], env: dict[str, str], log: Path):
                     child.wait()
 
 
-class Peer:
-    """Drives a car that follows the newest trajectory; `images` and `odometry` switch its sensors off and on."""
+def waiting_s(pid: int) -> float:
+    """How long the threads of a process have been ready to run without a processor, since it began."""
+    total_ns = 0
+    for file in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        with contextlib.suppress(OSError):
+            total_ns += int(file.read_text().split()[1])
+    return total_ns / 1e9
 
-    def __init__(self, domain: int, speed_mps: float = 2.0):
+
+class Peer:
+    """Drives a car that follows the newest trajectory; `images` and `odometry` switch its sensors off and on.
+
+    With `clock` it also owns the time: stamps advance by 0.05 s with every step, however long a busy machine takes for it.
+    """
+
+    def __init__(self, domain: int, speed_mps: float = 2.0, clock: bool = False):
         os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
         os.environ["FASTDDS_DEFAULT_PROFILES_FILE"] = str(ROOT / "config" / "fastdds_shm.xml")
         self._context = rclpy.Context()
@@ -86,8 +99,10 @@ class Peer:
         self.node.create_subscription(MultiDOFJointTrajectory, f"{NODE}/output/trajectory", self._on_trajectory, qos.OUTPUT)
         self.node.create_subscription(String, f"{NODE}/output/plan_info", self._on_info, qos.PLAN_INFO)
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
+        self._clock_out = self.node.create_publisher(Clock, "/clock", qos.SIM_CLOCK) if clock else None
         self._count = 0
-        self._ticks: list[float] = []
+        self._ticks: list[tuple[float, float]] = []
+        self.planner_pid: int | None = None
         self.node.create_timer(_STEP_S, self._step)
         self._thread = threading.Thread(target=self._executor.spin, daemon=True)
         self._thread.start()
@@ -99,18 +114,22 @@ class Peer:
         self._context.try_shutdown()
 
     def heartbeat_gap(self, begin: int) -> float:
-        """Longest time between trajectories from index `begin` on, less what this process was itself held up by a busy machine."""
+        """Longest time between trajectories from index `begin` on, less the time that a busy machine kept us or the planner waiting
+        for a processor."""
         times = [at for at, _ in self.trajectories[begin:]]
-        ticks = np.array(self._ticks)
+        ticks, waited = np.array(self._ticks).T
         gaps = []
         for before, after in zip(times, times[1:]):
-            near = ticks[max(np.searchsorted(ticks, before) - 1, 0) : np.searchsorted(ticks, after) + 1]
-            gaps.append(after - before - max(np.diff(near).max(initial=0.0) - _STEP_S, 0.0))
+            near = slice(max(np.searchsorted(ticks, before) - 1, 0), np.searchsorted(ticks, after) + 1)
+            held_up = max(np.diff(ticks[near]).max(initial=0.0) - _STEP_S, 0.0) + np.ptp(waited[near])
+            gaps.append(after - before - held_up)
         return max(gaps)
 
     def _step(self) -> None:
-        self._ticks.append(time.monotonic())
-        now_ns = time.time_ns()
+        self._ticks.append((time.monotonic(), waiting_s(self.planner_pid) if self.planner_pid else 0.0))
+        now_ns = _EPOCH_NS + self._count * round(_STEP_S * 1e9)
+        if self._clock_out is not None:
+            self._clock_out.publish(Clock(clock=conversions.time(now_ns)))
         if self.trajectories:
             plan = conversions.from_trajectory(self.trajectories[-1][1])
             at = (now_ns - plan.stamp_ns) / 1e9
@@ -138,14 +157,17 @@ class Peer:
             assert time.monotonic() < end, f"no {what} within {timeout_s} s; newest: {self.infos[-1:]}, diagnostics: {self.levels}"
             time.sleep(0.02)
 
-    def wait_state(self, state: str, timeout_s: float = 15.0) -> dict:
-        """The newest heartbeat of that state that came after this call."""
-        start = len(self.infos)
-        found: list[dict] = []
+    def wait_info(self, condition, timeout_s: float = 30.0) -> dict:
+        """The first plan_info that fulfils the condition and came after this call."""
+        start, found = len(self.infos), []
 
         def there() -> bool:
-            found[:] = [info for _, info in self.infos[start:] if info["state"] == state and info["event"] != "rejected"]
+            found[:] = [info for _, info in self.infos[start:] if condition(info)]
             return bool(found)
 
-        self.wait(there, timeout_s, f"state {state}")
-        return found[-1]
+        self.wait(there, timeout_s, "plan_info that was waited for")
+        return found[0]
+
+    def wait_state(self, state: str, timeout_s: float = 30.0) -> dict:
+        """The first heartbeat or plan of that state that came after this call."""
+        return self.wait_info(lambda info: info["state"] == state and info["event"] != "rejected", timeout_s)

@@ -33,8 +33,9 @@ def test_lockstep_drive_then_death_and_return_of_the_simulator(tmp_path):
         with process(episodes, env, tmp_path / "simulator.log") as simulator:
             peer = Peer(DOMAIN)
             peer.images = peer.odometry = False  # only listens
+            peer.planner_pid = planner.pid
             try:
-                assert simulator.wait(60) == 0, (tmp_path / "simulator.log").read_text()
+                assert simulator.wait(120) == 0, (tmp_path / "simulator.log").read_text()
                 check_results([json.loads(line) for line in results.read_text().splitlines()])
                 check_death(peer, env, tmp_path)
             finally:
@@ -56,15 +57,15 @@ def check_death(peer, env, folder):
     """A killed simulator leaves a clock that stands still; its return begins a new drive."""
     drive = [*SIMULATOR, "-p", "seeds:='6000'"]
     with process(drive, env, folder / "killed.log") as simulator:
-        peer.wait_state("NOMINAL", 30)
-        peer.wait(lambda: peer.infos[-1][1]["plans"] >= 65, 30, "plan in the middle of a drive")
+        peer.wait_state("NOMINAL", 60)
+        peer.wait(lambda: peer.infos[-1][1]["plans"] >= 65, 60, "plan in the middle of a drive")
         begin = len(peer.trajectories)
         simulator.send_signal(signal.SIGKILL)
         seen = [peer.wait_state(state) for state in ("HOLD", "STOPPING", "STOPPED")]
         assert {info["reason"] for info in seen} == {"CLOCK_STALLED"}
         assert peer.heartbeat_gap(begin) <= 0.25
     with process(drive, env, folder / "returned.log"):
-        assert peer.wait_state("NOMINAL", 30)["reason"] == "OK"
+        assert peer.wait_state("NOMINAL", 60)["reason"] == "OK"
 
 
 def test_simulator_without_planner_ends_with_one_line_and_a_code(tmp_path):
@@ -74,7 +75,7 @@ def test_simulator_without_planner_ends_with_one_line_and_a_code(tmp_path):
         (["-p", "families:=[fly]"], 2, "family 'fly' is unknown"),
     ):
         with process([*SIMULATOR, *arguments], environment(DOMAIN + 1, tmp_path), tmp_path / "simulator.log") as child:
-            assert child.wait(30) == code
+            assert child.wait(60) == code
         text = (tmp_path / "simulator.log").read_text()
         assert line in text and text.count("\n") == 1, text
 
@@ -87,8 +88,12 @@ def test_no_truth_leaves_the_simulator_by_a_topic(tmp_path):
             # names known by the domain, without those of the peer itself
             own = {"/clock", "/parameter_events", "/rosout", *TOPICS.values()}
             peer.wait(lambda: "spanvla_simulator" in peer.node.get_node_names(), 20, "simulator")
+
+            def published() -> set[str]:
+                return {name for name, _ in peer.node.get_publisher_names_and_types_by_node("spanvla_simulator", "/")}
+
+            peer.wait(lambda: own <= published(), 20, "topics of the simulator")
             time.sleep(0.5)
-            published = {name for name, _ in peer.node.get_publisher_names_and_types_by_node("spanvla_simulator", "/")}
-            assert published == own
+            assert published() == own
         finally:
             peer.close()

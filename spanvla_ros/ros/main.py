@@ -56,6 +56,10 @@ def spin(make: Callable[[], Node], argv: list[str] | None = None) -> int:
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()
+        if ending.is_set():
+            # the interpreter gives handlers back to the system while it ends, but leaves ignored signals ignored
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
     return getattr(node, "exit_code", None) or 0
 
 
