@@ -38,7 +38,8 @@ class ExpertConfig:
     views: int = 1  # jittered versions of each sample in the KV cache
     prompt_only: float = 0.15  # share of samples without text: a plan must also be possible before the text is there
     horizon_weight: float = 1.0  # weight of the last waypoint relative to the first
-    bf16: bool = True  # of the VLM that fills the cache; the expert learns in float32
+    bf16: bool = True  # of the VLM that fills the cache
+    bf16_expert: bool = False  # 1.6 times as many samples per second, slightly worse per sample
     threads: int = 1
     processes: int = 2
     workers: int = 2
@@ -65,10 +66,12 @@ class ExpertTask:
         self.reference: dict[str, float] = {}
 
     def loss(self, step: int, fraction: float, rows: np.ndarray) -> dict[str, Tensor]:
+        rows = np.sort(rows)  # the order within a batch doesn't matter, that of reading does
         taps, valid, position = self.kv.batch(rows)
         samples = self.kv.sample[rows]
         ego, base, future = (torch.from_numpy(self.data[name][samples]) for name in ("ego", "base", "future"))
-        loss = self.model.flow_loss(taps, valid, position, ego, base, future, tau=self.config.tau, weights=self.weights)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16_expert):
+            loss = self.model.flow_loss(taps, valid, position, ego, base, future, tau=self.config.tau, weights=self.weights)
         return {"loss": loss.mean()}
 
     def waypoints(self, source: KvCache) -> np.ndarray:

@@ -37,11 +37,10 @@ class KvCache:
         return len(self.length)
 
     def batch(self, rows: np.ndarray) -> tuple[list[tuple[Tensor, Tensor]], Tensor, Tensor]:
-        """(keys, values) per tap (B, Hkv, K, D) float32, valid (B, K) bool and next_position (B,) of some rows."""
+        """(keys, values) per tap (B, Hkv, K, D) float32, valid (B, K) bool and next_position (B,) of some rows; sorted rows read faster."""
         length = torch.from_numpy(self.length[rows].astype(np.int64))
         width = int(length.max())
-        order = np.argsort(rows)
-        stored = torch.from_numpy(np.ascontiguousarray(self.kv[rows[order]][..., :width, :]))[torch.from_numpy(np.argsort(order))].float()
+        stored = torch.from_numpy(self.kv[rows])[..., :width, :].float()
         taps = [(stored[:, i, 0], stored[:, i, 1]) for i in range(stored.shape[1])]
         return taps, torch.arange(width) < length[:, None], torch.from_numpy(self.next_position[rows].astype(np.int64))
 

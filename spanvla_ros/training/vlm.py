@@ -188,12 +188,10 @@ class VlmTask:
         # without positives a class says nothing
         f1 = np.where(hits[2] > 0, 2 * hits[0] / np.maximum(hits[1] + hits[2], 1), np.nan)
         metrics |= {f"f1_{name}": None if np.isnan(value) else round(float(value), 3) for name, value in zip(targets.DENSE, f1)}
-        with np.errstate(invalid="ignore"):
-            errors_mean = np.nanmean(np.concatenate(errors), axis=0) if len(errors) else np.array([])
-        at = 0
+        error, at = np.concatenate(errors), 0
         for name, unit, size in targets.REGRESSION:
-            value = float(errors_mean[at : at + size].mean() * unit)
-            metrics[f"mae_{name}"] = None if np.isnan(value) else round(value, 4)
+            known = error[:, at : at + size][np.isfinite(error[:, at : at + size])]
+            metrics[f"mae_{name}"] = round(float(known.mean() * unit), 4) if len(known) else None
             at += size
         metrics["accuracy_lamp"] = round(float(np.concatenate(lamps).mean()), 3) if any(len(x) for x in lamps) else None
         return {k: round(v, 4) if isinstance(v, float) else v for k, v in metrics.items()}
