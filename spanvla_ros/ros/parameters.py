@@ -105,7 +105,9 @@ PLANNER = (
     Parameter(name="rig_file", default="", text="cameras the model was trained with; empty = config/rigs/demo.yaml of this package"),
     Parameter(name="rig_check", default="warn", text="what a camera_info that differs from the rig does", choices=("off", "warn", "error")),
     Parameter(name="max_skew_s", default=0.05, text="stamp difference between cameras that is reported", unit="s", low=0.0, high=1.0),
-    Parameter(name="route_horizon_m", default=30.0, text="a turn of the route within this distance becomes the command", unit="m", low=1.0, high=500.0),
+    Parameter(
+        name="route_horizon_m", default=30.0, text="a turn of the route within this distance becomes the command", unit="m", low=1.0, high=500.0
+    ),
     Parameter(name="marker_lifetime_s", default=0.5, text="markers vanish after this time", unit="s", low=0.05, high=10.0),
     Parameter(name="publish_autoware", default=False, text="also publish autoware_planning_msgs/Trajectory where that package is installed"),
     *_group("", supervisor.Limits, SUPERVISOR_ROWS),

@@ -73,10 +73,11 @@ class Report:
         if previous is None:
             return
         offset_s = (trajectory.stamp_ns - previous.stamp_ns) / NS_PER_S
-        moved = max(
-            float(np.hypot(*(np.interp(t, trajectory.times_s, trajectory.poses_odom[:, i]) - np.interp(t + offset_s, previous.times_s, previous.poses_odom[:, i]) for i in (0, 1))))
-            for t in _COMPARED_S
+        now, before = (
+            np.stack([np.interp(_COMPARED_S + shift_s, plan.times_s, plan.poses_odom[:, axis]) for axis in (0, 1)])
+            for plan, shift_s in ((trajectory, 0.0), (previous, offset_s))
         )
+        moved = float(np.hypot(*(now - before)).max())
         jump = moved > _JUMP_M
         self._diagnostics.set("consistency", WARN if jump else OK, "the plan jumps" if jump else "plans agree", {"shift_within_2s_m": moved})
 
@@ -99,7 +100,8 @@ class Report:
             self._diagnostics.set("inputs", OK, "fresh", ages)
         else:
             self._diagnostics.set("inputs", WARN if output.state is State.WAITING else ERROR, output.reason.value, ages)
-        counts = {"plans": self.plans, "rejections": self.rejections, "deadline_misses": misses, "detail": self.detail, "plan_id": self._plan.get("plan_id", "")}
+        counts = {"plans": self.plans, "rejections": self.rejections, "deadline_misses": misses}
+        counts |= {"detail": self.detail, "plan_id": self._plan.get("plan_id", "")}
         text = output.state.value if output.reason is Reason.OK else f"{output.state.value}: {output.reason.value}"
         self._diagnostics.set("plan", _LEVELS[output.state], text, counts)
 
