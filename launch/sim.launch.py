@@ -20,7 +20,7 @@ from launch_ros.substitutions import FindPackageShare
 
 ARGUMENTS = (
     ("families", "[lane, stopped, red]", "scenario families to drive"),
-    ("seeds", "6000:6002", "seeds of each family, FIRST:END (END excluded) or a list"),
+    ("seeds", "6000:6002", "seeds of each family, FIRST:END or FIRST:END:STEP (END excluded)"),
     ("black", "false", "send black images"),
     ("real_time", "false", "never run faster than real time"),
     ("output_file", "", "JSON lines with one result per episode; empty = none"),

@@ -1,4 +1,4 @@
-"""Files that travel beside the package: config/, engines/, launch/."""
+"""Where files are: those that travel beside the package (config/, engines/, launch/), and the folder of runs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from spanvla_ros.contracts import ConfigError
 
 PACKAGE = "spanvla_ros"
 DEMO_ENGINE = "engines/demo"
+
+
+def runs() -> Path:
+    """Folder of what commands make on their own (trainings, caches): $SPANVLA_RUNS, else ~/.cache/spanvla/runs."""
+    return Path(os.environ.get("SPANVLA_RUNS") or "~/.cache/spanvla/runs").expanduser()
 
 
 def share(relative: str) -> Path:

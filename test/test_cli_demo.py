@@ -15,10 +15,10 @@ from spanvla_ros.cli.main import main
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--families", "lane,fly"], "'fly' is unknown; there are lane"),
-        (["--seeds", "6000"], "--seeds is '6000', it must be a range"),
-        (["--seeds", "6002:6000"], "no episode at all"),
-        (["--families", ","], "no episode at all"),
+        (["--families", "lane,fly"], "fly is no family; there are all, lane"),
+        (["--seeds", "6000"], "seeds '6000' are no range"),
+        (["--seeds", "6002:6000"], "are empty"),
+        (["--families", ","], "nothing is no family"),
     ],
 )
 def test_wrong_arguments_are_explained_in_one_line(tmp_path, capsys, options, words):

@@ -19,10 +19,10 @@ def test_expert_drive_writes_a_summary(tmp_path, capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--families", "nosuch"], "family 'nosuch' is unknown"),
-        (["--seeds", "a:b"], "--seeds 'a:b' is no range"),
-        (["--seeds", "6001:6001"], "is empty"),
-        (["--seeds", "7500"], "seed 7500 is in no range"),
+        (["--families", "nosuch"], "nosuch is no family"),
+        (["--seeds", "a:b"], "seeds 'a:b' are no range"),
+        (["--seeds", "6001:6001"], "are empty"),
+        (["--seeds", "7500:7501"], "seed 7500 is in no range"),
         (["--planner", "spanvla", "--render", "none"], "needs pictures"),
         (["--planner", "spanvla", "--engine", "/nowhere"], "/nowhere"),
     ],

@@ -51,9 +51,5 @@ def test_wrong_values_are_named(name, value, named):
         row(name).check(value)
 
 
-def test_whole_numbers_are_numbers_and_seeds_are_ranges_or_lists():
+def test_whole_numbers_are_numbers():
     assert isinstance(row("hold_s").check(2), float)
-    assert parameters.seeds("6000:6002") == [6000, 6001] and parameters.seeds("7,9") == [7, 9]
-    for wrong in ("x", "5:5", ""):
-        with pytest.raises(ConfigError, match="seeds"):
-            parameters.seeds(wrong)

@@ -11,8 +11,6 @@ from pathlib import Path
 
 from spanvla_ros.contracts import ConfigError, DataError
 
-FAMILIES = ("lane", "stopped", "red")
-
 
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser("data", help="make and check training samples", description=__doc__)
@@ -38,24 +36,13 @@ def run(args: argparse.Namespace) -> int:
     return _sim(args) if args.data_command == "sim" else _check(args)
 
 
-def _seeds(text: str) -> range:
-    try:
-        seeds = range(*(int(part) for part in text.split(":")))
-    except (TypeError, ValueError):
-        raise ConfigError(f"--seeds is '{text}'; write a half-open range such as 0:40 or 0:5000:20") from None
-    if not seeds or seeds[0] < 0 or seeds[-1] >= 6000:
-        raise ConfigError(f"--seeds {text}: samples come from seeds 0-4999 (training) and 5000-5999 (validation); others are for tests")
-    return seeds
-
-
 def _sim(args: argparse.Namespace) -> int:
     from spanvla_ros.data.collect import collect
+    from spanvla_ros.sim import scenario as scenarios
 
-    families = list(FAMILIES) if args.families == "all" else args.families.split(",")
-    unknown = [f for f in families if f not in FAMILIES]
-    if unknown:
-        raise ConfigError(f"unknown families {unknown}; known are {list(FAMILIES)}")
-    seeds = _seeds(args.seeds)
+    families, seeds = scenarios.parse_families(args.families), scenarios.parse_seeds(args.seeds)
+    if seeds[0] < 0 or seeds[-1] >= 6000:
+        raise ConfigError(f"--seeds {args.seeds}: samples come from seeds 0-4999 (training) and 5000-5999 (validation); others are for tests")
     total, done, samples, errors, start = len(seeds) * len(families), 0, 0, 0, time.monotonic()
     for drive, count, error in collect(families, seeds, args.out, args.workers, args.engine):
         done, samples, errors = done + 1, samples + count, errors + (error is not None)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spanvla_ros.contracts import ConfigError, SpanVLAError
+from spanvla_ros.contracts import SpanVLAError
 from spanvla_ros.share import DEMO_ENGINE, share
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     from spanvla_ros.evaluation import report
     from spanvla_ros.sim import scenario as scenarios
 
-    families, seeds = check_episodes(args.families, args.seeds)
+    families, seeds = scenarios.parse_families(args.families), scenarios.parse_seeds(args.seeds)
     engine = args.engine or share(DEMO_ENGINE)
     # opened before anything starts: a broken engine is one clear line, not the log of a node
     planner = load_planner(engine)
@@ -78,23 +78,6 @@ def run(args: argparse.Namespace) -> int:
     if not summary["plans"]:
         raise PlannerSilent(f"the planner made no plan that a car can drive; {args.out / 'log' / 'planner.log'} says why")
     return 0
-
-
-def check_episodes(families: str, seeds: str) -> tuple[list[str], range]:
-    """The families and seeds of the command line, checked before anything is started."""
-    from spanvla_ros.sim.scenario import FAMILIES
-
-    names = [name for name in families.split(",") if name]
-    for name in names:
-        if name not in FAMILIES:
-            raise ConfigError(f"--families: '{name}' is unknown; there are {', '.join(FAMILIES)}")
-    try:
-        first, end = (int(part) for part in seeds.split(":"))
-    except ValueError:
-        raise ConfigError(f"--seeds is '{seeds}', it must be a range such as 6000:6002") from None
-    if not names or end <= first:
-        raise ConfigError(f"--families '{families}' with --seeds '{seeds}' is no episode at all")
-    return names, range(first, end)
 
 
 def drive(engine: Path, families: Sequence[str], seeds: str, count: int, out: Path) -> tuple[list[dict[str, Any]], Recording]:

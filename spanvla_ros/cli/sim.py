@@ -26,7 +26,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("sim", help=__doc__, description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--planner", choices=PLANNERS, default="expert", help="who drives (default: %(default)s)")
     parser.add_argument("--engine", type=Path, help="engine folder of --planner spanvla (default: the demo engine)")
-    parser.add_argument("--families", default="lane,stopped,red", help="comma-separated scenario families (default: %(default)s)")
+    parser.add_argument("--families", default="lane,stopped,red", help="comma-separated scenario families, or all (default: %(default)s)")
     parser.add_argument(
         "--seeds", default="6000:6002", help="half-open range A:B; 0-4999 train, 5000-5999 validation, 6000-6999 test (default: %(default)s)"
     )
@@ -40,9 +40,8 @@ def run(args: argparse.Namespace) -> int:
     from spanvla_ros.sim import scenario as scenarios
     from spanvla_ros.sim.drive import drive
 
-    seeds = _seeds(args.seeds)
-    families = [family for family in args.families.split(",") if family]
-    built = [scenarios.build(family, seed) for family in families for seed in seeds]
+    seeds = scenarios.parse_seeds(args.seeds)
+    built = [scenarios.build(family, seed) for family in scenarios.parse_families(args.families) for seed in seeds]
     if args.planner == "spanvla" and args.render == "none":
         raise ConfigError("--planner spanvla needs pictures, --render none makes none; use --black for black pictures")
     if args.out:
@@ -86,17 +85,6 @@ def _planner(name: str, engine: Path | None) -> DrivingPlanner:
     from spanvla_ros.engine.load import load_planner
 
     return EnginePlanner(load_planner(engine or share(DEMO_ENGINE)))
-
-
-def _seeds(text: str) -> range:
-    first, _, last = text.partition(":")
-    try:
-        seeds = range(int(first), int(last) if last else int(first) + 1)
-    except ValueError:
-        raise ConfigError(f"--seeds '{text}' is no range like 6000:6002") from None
-    if not seeds:
-        raise ConfigError(f"--seeds '{text}' is empty; the range is half-open, like 6000:6002")
-    return seeds
 
 
 def _list(infractions: list[dict]) -> str:

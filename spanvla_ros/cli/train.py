@@ -38,9 +38,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from spanvla_ros import config as configs
+    from spanvla_ros.share import runs
     from spanvla_ros.training.expert import ExpertConfig, run_expert
     from spanvla_ros.training.processes import launch
-    from spanvla_ros.training.runs import runs_root
     from spanvla_ros.training.vlm import VlmConfig, ensure_tokenizer, run_vlm
 
     name = args.run or args.config.stem
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     config = configs.load(VlmConfig, args.config, args.overrides)
     if args.stage == "tokenizer":
-        say(str(ensure_tokenizer(config, args.data, runs_root() / name, say)))
+        say(str(ensure_tokenizer(config, args.data, runs() / name, say)))
         return 0
     launch(config.processes, run_vlm, (config, args.config, args.data, name, say))
     return 0

@@ -5,7 +5,8 @@ The numbers are those of our simulator and can't be compared with published CARL
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -18,8 +19,15 @@ _STANDING_MPS = 0.1
 _SAME_COLLISION_S = 3.0
 
 
-class Instant(Protocol):
-    """What the judge reads of the simulator's truth at one instant; see sim/truth.py for units and frames."""
+@dataclass(frozen=True, kw_only=True)
+class Truth:
+    """State of an episode at one instant, in the world frame: what a simulator shows the judge, and nobody else.
+
+    footprint (4, 2): corners of the ego; boxes: name -> corners (4, 2) of the vehicles within 30 m; route_m: distance
+    driven along the route, of route_length_m; off_route_m: distance from the path; front_to_line_m: stop line minus
+    front bumper, along the path; off_road: a corner of the ego lies off the drivable area; off_lane: its centre lies off the
+    lanes of its direction.
+    """
 
     time_s: float
     pose: np.ndarray
@@ -47,7 +55,7 @@ class Judge:
         self._family = family
         self._seed = seed
         self._time_limit_s = time_limit_s
-        self._last: Instant | None = None
+        self._last: Truth | None = None
         self._completed_m = 0.0
         self._best_m = 0.0
         self._driven_m = 0.0
@@ -58,7 +66,7 @@ class Judge:
         self.infractions: list[dict[str, Any]] = []
         self.ended: str | None = None
 
-    def watch(self, now: Instant) -> None:
+    def watch(self, now: Truth) -> None:
         """Take in one instant; later ones than the end of the episode change nothing."""
         if self.ended:
             return
@@ -78,7 +86,7 @@ class Judge:
             self._report("red_light", now, speed_mps=now.speed_mps)
         self._end(now)
 
-    def _stretch(self, kind: str, holds: bool, now: Instant, moved: float) -> None:
+    def _stretch(self, kind: str, holds: bool, now: Truth, moved: float) -> None:
         """One infraction per uninterrupted stretch, with its length."""
         if not holds:
             self._open.pop(kind, None)
@@ -87,7 +95,7 @@ class Judge:
             self._open[kind] = self._report(kind, now, length_m=0.0)
         self._open[kind]["length_m"] = round(self._open[kind]["length_m"] + moved, 3)
 
-    def _collisions(self, now: Instant) -> None:
+    def _collisions(self, now: Truth) -> None:
         for name, corners in now.boxes.items():
             if not overlap(now.footprint, corners):
                 continue
@@ -95,7 +103,7 @@ class Judge:
                 self._report("collision_vehicle", now, actor=name, speed_mps=now.speed_mps)
             self._touches[name] = now.time_s
 
-    def _end(self, now: Instant) -> None:
+    def _end(self, now: Truth) -> None:
         if now.speed_mps >= _STANDING_MPS or self._still_since_s is None:
             self._still_since_s = now.time_s
         if now.route_m >= now.route_length_m:
@@ -110,7 +118,7 @@ class Judge:
             self._report("timeout", now)
             self.ended = "timeout"
 
-    def _report(self, kind: str, now: Instant, **values: Any) -> dict[str, Any]:
+    def _report(self, kind: str, now: Truth, **values: Any) -> dict[str, Any]:
         rounded = {k: round(float(v), 3) if isinstance(v, (float, np.floating)) else v for k, v in values.items()}
         entry = {"type": kind, "time_s": round(float(now.time_s), 2), **rounded}
         self.infractions.append(entry)

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.node import Node
 
@@ -117,7 +116,7 @@ PLANNER = (
 
 SIMULATOR = (
     Parameter(name="families", default=["lane", "stopped", "red"], text="scenario families to drive"),
-    Parameter(name="seeds", default="6000:6002", text="seeds of each family, FIRST:END (END excluded) or a list 6000,6001"),
+    Parameter(name="seeds", default="6000:6002", text="seeds of each family, FIRST:END or FIRST:END:STEP (END excluded)"),
     Parameter(name="camera", default="front", text="camera that is rendered"),
     Parameter(name="black", default=False, text="send black images, to see what the planner does blind"),
     Parameter(name="planner", default="/spanvla_planner", text="name of the planner node that drives"),
@@ -151,18 +150,3 @@ def read(node: Node, table: Sequence[Parameter]) -> dict[str, Any]:
 def limits(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
     """An instance of a dataclass of limits from the parameters that are named like its fields."""
     return cls(**{field.name: values[prefix + field.name] for field in dataclasses.fields(cls) if prefix + field.name in values})
-
-
-def seeds(text: str) -> list[int]:
-    """'6000:6002' -> [6000, 6001]; '6000,6005' -> both."""
-    try:
-        if ":" in text:
-            first, end = (int(part) for part in text.split(":"))
-            found = list(np.arange(first, end).tolist())
-        else:
-            found = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ConfigError(f"parameter seeds is {text!r}, it must be FIRST:END or a list such as 6000,6001") from None
-    if not found:
-        raise ConfigError(f"parameter seeds is {text!r}, which names no seed")
-    return found

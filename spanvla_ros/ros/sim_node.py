@@ -48,7 +48,7 @@ class SimulatorNode(Node):
         self._thread = threading.Thread(target=self._run, name="driving", daemon=True)
         try:
             self._values = values = parameters.read(self, parameters.SIMULATOR)
-            seeds = parameters.seeds(values["seeds"])
+            seeds = scenarios.parse_seeds(values["seeds"])
             self._episodes = [scenarios.build(family, seed) for family in values["families"] for seed in seeds]
             if values["camera"] not in CAMERAS:
                 raise ConfigError(f"parameter camera is {values['camera']!r}, the simulator has {', '.join(CAMERAS)}")

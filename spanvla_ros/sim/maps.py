@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from spanvla_ros.contracts import ConfigError, SpanVLAError
+from spanvla_ros.share import runs
 
 LANE_WIDTH_M = 3.5
 SPEED_LIMIT_MPS = 8.33
@@ -25,11 +26,6 @@ EVALUATION_MAPS = (6000, 6001, 6002)
 SEEDS_PER_MAP = 10
 _GENERATOR = "v1"  # part of the cache path: raise it whenever the generated roads change
 _NETS = Path(__file__).parent / "nets"
-
-
-def runs_folder() -> Path:
-    """Cache of everything the commands make on their own: $SPANVLA_RUNS or ~/.cache/spanvla/runs."""
-    return Path(os.environ.get("SPANVLA_RUNS") or Path.home() / ".cache" / "spanvla" / "runs")
 
 
 def map_seed(seed: int) -> int:
@@ -46,7 +42,7 @@ def net_file(map_id: int) -> Path:
     committed = _NETS / f"{map_id}.net.xml.gz"
     if committed.exists():
         return committed
-    cached = runs_folder() / "maps" / _GENERATOR / f"{map_id}.net.xml.gz"
+    cached = runs() / "maps" / _GENERATOR / f"{map_id}.net.xml.gz"
     if not cached.exists():
         generate(map_id, cached)
     return cached

@@ -55,6 +55,27 @@ class Scenario:
         return self.route.length_m / (maps.SPEED_LIMIT_MPS / 3) + 60.0
 
 
+def parse_families(text: str) -> list[str]:
+    """'lane,red' or 'all' -> names of families."""
+    names = list(FAMILIES) if text == "all" else [name for name in text.split(",") if name]
+    unknown = [name for name in names if name not in FAMILIES]
+    if unknown or not names:
+        raise ConfigError(f"families '{text}': {unknown[0] if unknown else 'nothing'} is no family; there are all, {', '.join(FAMILIES)}")
+    return names
+
+
+def parse_seeds(text: str) -> range:
+    """'6000:6002' -> seeds 6000 and 6001; a third part is the step."""
+    try:
+        first, end, *step = (int(part) for part in text.split(":"))
+        seeds = range(first, end, *step)
+    except (TypeError, ValueError):
+        raise ConfigError(f"seeds '{text}' are no range FIRST:END or FIRST:END:STEP such as 6000:6002") from None
+    if not seeds:
+        raise ConfigError(f"seeds '{text}' are empty; the range is half-open, as in Python")
+    return seeds
+
+
 def split(seed: int) -> str:
     """Data split of an episode seed."""
     if 0 <= seed < 5000:

@@ -2,42 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import shapely
 
 from spanvla_ros.contracts import VEHICLE
+from spanvla_ros.evaluation.driving import Truth
 from spanvla_ros.sim.ego import EgoState, box, footprint
 from spanvla_ros.sim.road import RoadMap
 from spanvla_ros.sim.route import Route
 from spanvla_ros.sim.world import Actor
 
 _NEAR_M = 30.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Truth:
-    """State of the episode in the world frame.
-
-    footprint (4, 2): corners of the ego; boxes: name -> corners (4, 2) of the vehicles within 30 m; route_m: distance
-    driven along the route, of route_length_m; off_route_m: distance from the path; front_to_line_m: stop line minus
-    front bumper, along the path; off_road: a corner of the ego lies off the drivable area; off_lane: its centre lies off the
-    lanes of its direction.
-    """
-
-    time_s: float
-    pose: np.ndarray
-    speed_mps: float
-    footprint: np.ndarray
-    boxes: dict[str, np.ndarray]
-    route_m: float
-    route_length_m: float
-    off_route_m: float
-    front_to_line_m: float
-    lamp: str
-    off_road: bool
-    off_lane: bool
 
 
 class Witness:

@@ -17,13 +17,14 @@ from spanvla_ros.contracts import ConfigError
 from spanvla_ros.model import checkpoint
 from spanvla_ros.model.flow import TauConfig
 from spanvla_ros.model.spanvla import SpanVLA
+from spanvla_ros.share import runs
 from spanvla_ros.training import baselines, cache, kv
 from spanvla_ros.training.batches import JitterConfig
 from spanvla_ros.training.cache import Cache
 from spanvla_ros.training.kv import KvCache, View
 from spanvla_ros.training.loop import LoopConfig, Task, train
 from spanvla_ros.training.processes import Processes
-from spanvla_ros.training.runs import Run, resolve, runs_root
+from spanvla_ros.training.runs import Run, resolve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +107,7 @@ def run_expert(processes: Processes, config: ExpertConfig, data: Path, name: str
     torch.manual_seed(config.loop.seed)
     if processes.rank:
         say = _silent
-    folder = runs_root() / name
+    folder = runs() / name
     source = resolve(config.vlm) / "model"
     model = checkpoint.load(source)
     if config.init:
@@ -116,7 +117,7 @@ def run_expert(processes: Processes, config: ExpertConfig, data: Path, name: str
     with processes.main_first():
         common = {"workers": config.workers, "reader": config.reader, "say": say}
         tokenizer_path = source / checkpoint.TOKENIZER
-        training, validation = (cache.build(data, split, model.spec, tokenizer_path, runs_root() / "cache", **common) for split in ("train", "validation"))
+        training, validation = (cache.build(data, split, model.spec, tokenizer_path, runs() / "cache", **common) for split in ("train", "validation"))
     shared = {"identity": identity, "processes": processes, "bf16": config.bf16, "say": say}
     views = [View(jitter=config.jitter, prompt_only=config.prompt_only, seed=config.loop.seed + v) for v in range(config.views)]
     say(f"keys and values of {len(training)} samples in {config.views} views")

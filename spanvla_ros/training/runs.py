@@ -19,13 +19,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from spanvla_ros.contracts import ConfigError, DataError
+from spanvla_ros.share import runs
 
 KEEP = 2  # checkpoints: the newest, and one more in case the newest turns out to be bad
-
-
-def runs_root() -> Path:
-    """The folder of all runs: $SPANVLA_RUNS, else ~/.cache/spanvla/runs."""
-    return Path(os.environ.get("SPANVLA_RUNS") or "~/.cache/spanvla/runs").expanduser()
 
 
 class Run:
@@ -38,7 +34,7 @@ class Run:
     def __init__(self, name: str, config: Mapping[str, Any], data_hash: str, root: Path | None = None):
         if not name or "/" in name or name.startswith("."):
             raise ConfigError(f"run name {name!r} can't be used as a folder name")
-        self.path = (root or runs_root()) / name
+        self.path = (root or runs()) / name
         self.path.mkdir(parents=True, exist_ok=True)
         record = {"config": json.loads(json.dumps(config)), "data_sha256": data_hash}
         known = self.path / "record.json"
@@ -132,10 +128,10 @@ def write_text(path: Path, text: str) -> None:
 
 def resolve(name: str | Path) -> Path:
     """A run by name or path."""
-    for path in (Path(name).expanduser(), runs_root() / name):
+    for path in (Path(name).expanduser(), runs() / name):
         if (path / "record.json").exists():
             return path
-    raise DataError(f"no run {name!r} (looked for {runs_root() / name})")
+    raise DataError(f"no run {name!r} (looked for {runs() / name})")
 
 
 def environment() -> dict[str, Any]:

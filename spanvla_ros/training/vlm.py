@@ -23,12 +23,13 @@ from spanvla_ros.model.auxiliary import DenseHead, SceneHead
 from spanvla_ros.model.spanvla import SpanVLA
 from spanvla_ros.model.vlm import causal_mask
 from spanvla_ros.planning import tokenizer as planning_tokenizer
+from spanvla_ros.share import runs
 from spanvla_ros.training import batches, cache, targets, tokenizer
 from spanvla_ros.training.batches import JitterConfig
 from spanvla_ros.training.cache import Cache
 from spanvla_ros.training.loop import LoopConfig, Task, train
 from spanvla_ros.training.processes import Processes
-from spanvla_ros.training.runs import Run, resolve, runs_root
+from spanvla_ros.training.runs import Run, resolve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,7 +232,7 @@ def run_vlm(processes: Processes, config: VlmConfig, config_path: Path, data: Pa
     """Train stage 0 and 1; returns the run folder, which holds `model/` at the end. Called in every process of the group."""
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.loop.seed)
-    folder = runs_root() / name
+    folder = runs() / name
     if processes.rank:
         say = _silent
     with processes.main_first():
@@ -239,7 +240,7 @@ def run_vlm(processes: Processes, config: VlmConfig, config_path: Path, data: Pa
         sha256 = hashlib.sha256(tokenizer_path.read_bytes()).hexdigest()
         draft = config.spec.spec(sha256)
         common = {"workers": config.workers, "reader": config.reader, "say": say}
-        training, validation = (cache.build(data, split, draft, tokenizer_path, runs_root() / "cache", **common) for split in ("train", "validation"))
+        training, validation = (cache.build(data, split, draft, tokenizer_path, runs() / "cache", **common) for split in ("train", "validation"))
     scale = targets.action_scale(training["future"], training["base"], config.spec.scale_floor)
     spec = replace(draft, action_scale=scale)
     architecture = Architecture.load(config_path.parent / config.architecture)
