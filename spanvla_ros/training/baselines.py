@@ -25,7 +25,8 @@ def blind(train: dict[str, np.ndarray], ego: np.ndarray, base: np.ndarray, scale
     """Waypoints (m, T, 3) of a network that sees ego history and command only, trained for `seconds` on `train`'s ego, base, future."""
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
-    inputs, wanted = torch.from_numpy(train["ego"]), torch.from_numpy(targets.residuals(train["future"], train["base"]) / scale.astype(np.float32)).flatten(1)
+    inputs = torch.from_numpy(train["ego"])
+    wanted = torch.from_numpy(targets.residuals(train["future"], train["base"]) / scale.astype(np.float32)).flatten(1)
     mean, std = inputs.mean(0), inputs.std(0) + 1e-3
     net = nn.Sequential(nn.Linear(inputs.shape[1], 256), nn.SiLU(), nn.Dropout(0.1), nn.Linear(256, 256), nn.SiLU(), nn.Linear(256, wanted.shape[1]))
     optimiser = torch.optim.AdamW(net.parameters(), 1e-3, weight_decay=0.02)

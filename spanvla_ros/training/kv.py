@@ -80,7 +80,10 @@ def taps(model: SpanVLA, data: Cache, ids: np.ndarray, view: View, bf16: bool) -
     return stored, sequence["valid"].sum(1).numpy(), sequence["next_position"].numpy()
 
 
-def _forward(model: SpanVLA, features: Tensor, prompt: dict[str, np.ndarray], answer: list[np.ndarray]) -> tuple[dict[str, Tensor], Tensor, np.ndarray]:
+def _forward(
+    model: SpanVLA, features: Tensor, prompt: dict[str, np.ndarray], answer: list[np.ndarray]
+) -> tuple[dict[str, Tensor], Tensor, np.ndarray]:
+    """Teacher-forced pass: the sequence, its tapped KV, and per row whether greedy decoding would say just this answer."""
     vlm, sequence = model.vlm, batches.packed(prompt, answer)
     mask = causal_mask(torch.ones(1, sequence["ids"].shape[1]))
     hidden, kv = vlm.decode_layers(vlm.embed(sequence["ids"], sequence["slot"], features), *vlm.rope(sequence["positions"]), mask)
@@ -133,10 +136,12 @@ def build(
     for array in arrays.values():
         array.flush()
     processes.barrier()
-    return KvCache(kv=np.load(path / "kv.npy", mmap_mode="r"), **{n: np.load(path / f"{n}.npy") for n in ("length", "next_position", "sample")})
+    small = {name: np.load(path / f"{name}.npy") for name in ("length", "next_position", "sample")}
+    return KvCache(kv=np.load(path / "kv.npy", mmap_mode="r"), **small)
 
 
 def _shapes(spec: ModelSpec, model: SpanVLA, data: Cache, count: int) -> dict[str, tuple[type, tuple[int, ...]]]:
     width = int(data["length"].max()) + spec.max_reasoning_tokens + 1
     kv = (count, len(spec.taps), 2, model.vlm.kv_heads, width, model.vlm.head_dim)
-    return {"kv": (np.float16, kv), "length": (np.int16, (count,)), "next_position": (np.int16, (count,)), "sample": (np.int64, (count,)), "done": (np.bool_, (count,))}
+    rows = {"length": np.int16, "next_position": np.int16, "sample": np.int64, "done": np.bool_}
+    return {"kv": (np.float16, kv)} | {name: (dtype, (count,)) for name, dtype in rows.items()}

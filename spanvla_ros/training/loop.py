@@ -171,7 +171,8 @@ def train(config: LoopConfig, run: Run | None, task: Task, say: Callable[[str], 
             fraction = spent / config.seconds if config.seconds else step / (config.steps or 1)
             left = (config.seconds - spent) if config.seconds else spent * (1 / fraction - 1)
             means = {name: value / counted for name, value in sums.items()}
-            run.log({"step": step, "seconds": round(spent, 1), "learning_rate": optimiser.param_groups[0]["lr"], "samples_per_s": round(rate, 1)} | means)
+            rates = {"learning_rate": optimiser.param_groups[0]["lr"], "samples_per_s": round(rate, 1)}
+            run.log({"step": step, "seconds": round(spent, 1)} | rates | means)
             text = " ".join(f"{name} {_short(value)}" for name, value in means.items())
             say(f"step {step}  {100 * fraction:.1f} %  {rate:.0f} samples/s  epoch {step * len(ids) / task.count:.2f}  {text}  ETA {_clock(left)}")
             sums, counted, report_from = {}, 0, (time.monotonic(), step)
