@@ -55,7 +55,7 @@ def check_results(episodes):
 
 def check_death(peer, env, folder):
     """A killed simulator leaves a clock that stands still; its return begins a new drive."""
-    drive = [*SIMULATOR, "-p", "seeds:='6000'"]
+    drive = [*SIMULATOR, "-p", "seeds:='6000:6001'"]
     with process(drive, env, folder / "killed.log") as simulator:
         peer.wait_state("NOMINAL", 60)
         peer.wait(lambda: peer.infos[-1][1]["plans"] >= 65, 60, "plan in the middle of a drive")
@@ -71,7 +71,7 @@ def check_death(peer, env, folder):
 def test_simulator_without_planner_ends_with_one_line_and_a_code(tmp_path):
     for arguments, code, line in (
         (["-p", "planner_timeout_s:=1.0"], 1, "no active planner /spanvla_planner after 1 s"),
-        (["-p", "seeds:=abc"], 2, "parameter seeds is 'abc'"),
+        (["-p", "seeds:=abc"], 2, "seeds 'abc' are no range"),
         (["-p", "families:=[fly]"], 2, "family 'fly' is unknown"),
     ):
         with process([*SIMULATOR, *arguments], environment(DOMAIN + 1, tmp_path), tmp_path / "simulator.log") as child:

@@ -10,11 +10,10 @@ import traceback
 from collections.abc import Callable
 
 import rclpy
-from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
-_THREADS = 4
 _POLL_S = 0.1
 # callbacks that still run use the executor; its shutdown doesn't wait for them in every version of rclpy
 _DRAIN_S = 0.05
@@ -42,7 +41,7 @@ def spin(make: Callable[[], Node], argv: list[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ending.set())
     rclpy.init(args=argv, signal_handler_options=SignalHandlerOptions.NO)
-    node, executor = None, MultiThreadedExecutor(num_threads=_THREADS)
+    node, executor = None, _executor()
     try:
         node = make()
         executor.add_node(node)
@@ -63,7 +62,19 @@ def spin(make: Callable[[], Node], argv: list[str] | None = None) -> int:
     return getattr(node, "exit_code", None) or 0
 
 
-def _spin_once(executor: MultiThreadedExecutor, node: Node) -> None:
+def _executor() -> Executor:
+    """One thread for all callbacks: none of them waits, inference and driving have threads of their own.
+
+    The other executors build their wait set anew in Python for every message, which costs more than the model does.
+    """
+    try:
+        from rclpy.experimental.events_executor import EventsExecutor
+    except ImportError:  # Humble
+        return SingleThreadedExecutor()
+    return EventsExecutor()
+
+
+def _spin_once(executor: Executor, node: Node) -> None:
     try:
         executor.spin_once(timeout_sec=_POLL_S)
     except ExternalShutdownException:
