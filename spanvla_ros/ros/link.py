@@ -8,7 +8,6 @@ import threading
 import time
 from typing import Any
 
-from rclpy.callback_groups import CallbackGroup
 from rclpy.node import Node
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
@@ -30,16 +29,16 @@ class Answer(enum.Enum):
 class PlannerLink:
     """Hears the planner node `name` (e.g. /spanvla_planner). Callbacks run in the executor, `wait` in the driving thread."""
 
-    def __init__(self, node: Node, name: str, group: CallbackGroup):
+    def __init__(self, node: Node, name: str):
         self._condition = threading.Condition()
         self._awaited_ns: int | None = None
         self._answer = Answer.NONE
         self._planned_ns: int | None = None
         self._newest: Trajectory | None = None
         self._alive_s = -float("inf")
-        node.create_subscription(MultiDOFJointTrajectory, f"{name}/output/trajectory", self._on_trajectory, qos.OUTPUT, callback_group=group)
-        node.create_subscription(String, f"{name}/output/plan_info", self._on_info, qos.PLAN_INFO, callback_group=group)
-        self._reset = node.create_client(Trigger, f"{name}/reset", callback_group=group)
+        node.create_subscription(MultiDOFJointTrajectory, f"{name}/output/trajectory", self._on_trajectory, qos.OUTPUT)
+        node.create_subscription(String, f"{name}/output/plan_info", self._on_info, qos.PLAN_INFO)
+        self._reset = node.create_client(Trigger, f"{name}/reset")
 
     @property
     def alive(self) -> bool:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
@@ -50,9 +49,9 @@ class PlannerNode(LifecycleNode):
         # steady: heartbeats and diagnostics go on when /clock stands still
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         for period_s, callback in ((DIAGNOSTICS_S, self.diagnostics.publish), (HEARTBEAT_S, self._on_heartbeat)):
-            self.create_timer(period_s, callback, callback_group=MutuallyExclusiveCallbackGroup(), clock=steady)
+            self.create_timer(period_s, callback, clock=steady)
         # from the executor, so that services already answer while the engine loads
-        self._start = self.create_timer(0.01, self._on_start, callback_group=MutuallyExclusiveCallbackGroup(), clock=steady)
+        self._start = self.create_timer(0.01, self._on_start, clock=steady)
 
     def _on_start(self) -> None:
         self._start.cancel()

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rclpy.callback_groups import CallbackGroup
 from rclpy.node import Node
 
 from spanvla_ros import config
@@ -95,7 +94,7 @@ def matrix(transform: Any) -> np.ndarray:
 class RigCheck:
     """Collects camera_info and transforms and keeps the diagnostic task `rig`."""
 
-    def __init__(self, node: Node, spec: ModelSpec, values: Mapping[str, Any], group: CallbackGroup):
+    def __init__(self, node: Node, spec: ModelSpec, values: Mapping[str, Any]):
         self._node = node
         self._base_frame, self._mode = values["base_frame"], values["rig_check"]
         rig = None if self._mode == "off" else load_rig(Path(values["rig_file"]).expanduser() if values["rig_file"] else share(DEMO_RIG))
@@ -109,7 +108,7 @@ class RigCheck:
         self._subscriptions = []
         if TFMessage is not None:
             self._subscriptions = [
-                node.create_subscription(TFMessage, topic, self._on_tf, profile, callback_group=group)
+                node.create_subscription(TFMessage, topic, self._on_tf, profile)
                 for topic, profile in (("/tf", qos.TF), ("/tf_static", qos.TF_STATIC))
             ]
         self._judge()

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 from nav_msgs.msg import Odometry, Path
-from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import String
@@ -49,8 +48,7 @@ class Session:
         self._navigation = Navigation(values["route_horizon_m"])
         self.report = Report(node, spec, self._limits, values["max_skew_s"])
         self._forget()
-        group = ReentrantCallbackGroup()
-        self._rig = RigCheck(node, spec, values, group)
+        self._rig = RigCheck(node, spec, values)
         self._outputs = Outputs(
             node, base_frame=values["base_frame"], marker_lifetime_s=values["marker_lifetime_s"], autoware=values["publish_autoware"]
         )
@@ -63,7 +61,7 @@ class Session:
             (Path, "route", self._on_route, qos.ROUTE),
         ]
         self._subscriptions = [
-            node.create_subscription(kind, f"~/input/{name}", callback, profile, callback_group=group) for kind, name, callback, profile in wanted
+            node.create_subscription(kind, f"~/input/{name}", callback, profile) for kind, name, callback, profile in wanted
         ]
 
     def start(self) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from nav_msgs.msg import Odometry
-from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage
@@ -62,7 +61,7 @@ class SimulatorNode(Node):
         self._info = self.create_publisher(CameraInfo, f"/sensing/camera/{camera}/camera_info", qos.SIM_IMAGE)
         self._odometry = self.create_publisher(Odometry, "/localization/odometry", qos.SIM_ODOMETRY)
         self._command = self.create_publisher(String, "/planning/command", qos.COMMAND)
-        self._link = PlannerLink(self, values["planner"], ReentrantCallbackGroup())
+        self._link = PlannerLink(self, values["planner"])
         self._thread.start()
 
     def destroy_node(self) -> None:
