@@ -94,3 +94,11 @@ def test_an_observation_is_formed_from_what_was_heard_around_it():
     assert [image.stamp_ns for image in observation.images["front"]] == [FIRST + S, FIRST + 3 * S // 2]
     with pytest.raises(NotReady):
         made.observation(plan_info(FIRST + S, []), eye)
+
+
+def test_a_plan_whose_inputs_were_not_heard_is_left_out_of_the_black_image_check():
+    class Deaf(Recording):
+        def observation(self, info, planner):
+            raise NotReady("ODOMETRY_MISSING", "no odometry yet")
+
+    assert Deaf().black_image_change(planner=None, infos=[{"t0_ns": 5}])["n"] == 0

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from spanvla_ros import geometry
-from spanvla_ros.contracts import NS_PER_S, Command, Image, Observation
+from spanvla_ros.contracts import NS_PER_S, Command, Image, NotReady, Observation
 from spanvla_ros.evaluation import overlay
 from spanvla_ros.planning.images import decode_jpeg
 from spanvla_ros.planning.inputs import InputBuffer
@@ -114,7 +114,10 @@ class Recording:
         """
         changes, identical = [], 0
         for info in infos:
-            observation = self.observation(info, planner)
+            try:
+                observation = self.observation(info, planner)
+            except NotReady:
+                continue  # the recording began, or lost a message, in the middle of this plan's history
             black = {c: tuple(Image(stamp_ns=i.stamp_ns, rgb=np.zeros_like(i.rgb)) for i in frames) for c, frames in observation.images.items()}
             seeing = planner.plan(observation).waypoints_base
             blind = planner.plan(dataclasses.replace(observation, images=black)).waypoints_base

@@ -10,9 +10,11 @@ import traceback
 from collections.abc import Callable
 
 import rclpy
-from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import Executor, ExternalShutdownException
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
+
+from spanvla_ros.ros.executor import make_executor
 
 _POLL_S = 0.1
 # callbacks that still run use the executor; its shutdown doesn't wait for them in every version of rclpy
@@ -41,7 +43,7 @@ def spin(make: Callable[[], Node], argv: list[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ending.set())
     rclpy.init(args=argv, signal_handler_options=SignalHandlerOptions.NO)
-    node, executor = None, _executor()
+    node, executor = None, make_executor()
     try:
         node = make()
         executor.add_node(node)
@@ -60,18 +62,6 @@ def spin(make: Callable[[], Node], argv: list[str] | None = None) -> int:
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_IGN)
     return getattr(node, "exit_code", None) or 0
-
-
-def _executor() -> Executor:
-    """One thread for all callbacks: none of them waits, inference and driving have threads of their own.
-
-    The other executors build their wait set anew in Python for every message, which costs more than the model does.
-    """
-    try:
-        from rclpy.experimental.events_executor import EventsExecutor
-    except ImportError:  # Humble
-        return SingleThreadedExecutor()
-    return EventsExecutor()
 
 
 def _spin_once(executor: Executor, node: Node) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import rclpy
 from nav_msgs.msg import Odometry
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import String
@@ -18,7 +18,9 @@ from std_msgs.msg import String
 from spanvla_ros.contracts import InputError
 from spanvla_ros.evaluation.recording import Recording
 from spanvla_ros.planning import messages
+from spanvla_ros.ros.executor import make_executor
 
+_POLL_S = 0.1
 # nothing may be lost: the black-image check plans again from exactly these messages
 _KEEP = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=500, reliability=ReliabilityPolicy.RELIABLE)
 
@@ -39,8 +41,9 @@ class Recorder:
             (String, info_topic, self._on_info),
         ):
             self._node.create_subscription(kind, topic, callback, _KEEP)
-        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor = make_executor(self._context)
         self._executor.add_node(self._node)
+        self._ending = threading.Event()
         self._thread = threading.Thread(target=self._spin, name="recorder", daemon=True)
         self._thread.start()
 
@@ -48,14 +51,16 @@ class Recorder:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._executor.shutdown(timeout_sec=5.0)
+        self._ending.set()
         self._thread.join(5.0)
+        self._executor.shutdown()
         self._node.destroy_node()
         self._context.try_shutdown()
 
     def _spin(self) -> None:
         try:
-            self._executor.spin()
+            while not self._ending.is_set():
+                self._executor.spin_once(timeout_sec=_POLL_S)
         except ExternalShutdownException:
             pass
 
