@@ -57,7 +57,26 @@ def clamped_spline(knots: np.ndarray, values: np.ndarray, start_slope: np.ndarra
     matrix[-1, -2:] = 1 / step[-1], 2 / step[-1]
     right[-1] = 3 * (values[-1] - values[-2]) / step[-1] ** 2
     slope = np.linalg.solve(matrix, right)
-    i = np.clip(np.searchsorted(knots, at, side="right") - 1, 0, count - 2)
+    return _hermite(knots, values, slope, at)
+
+
+def monotone_cubic(knots: np.ndarray, values: np.ndarray, start_slope: float, at: np.ndarray) -> np.ndarray:
+    """C1 cubic through non-decreasing `values` (K,) at `knots` (K,) that never decreases either (Fritsch and Butland's slopes), at `at` (M,).
+
+    The start slope is kept as far as monotony allows.
+    """
+    rise = np.diff(values) / np.diff(knots)
+    slope = np.zeros(len(knots))
+    both = (rise[:-1] > 0) & (rise[1:] > 0)
+    slope[1:-1][both] = 2 * rise[:-1][both] * rise[1:][both] / (rise[:-1] + rise[1:])[both]
+    slope[0] = np.clip(start_slope, 0, 3 * rise[0])
+    slope[-1] = np.clip(1.5 * rise[-1] - 0.5 * slope[-2], 0, 3 * rise[-1])
+    return _hermite(knots, values[:, None], slope[:, None], at)[:, 0]
+
+
+def _hermite(knots: np.ndarray, values: np.ndarray, slope: np.ndarray, at: np.ndarray) -> np.ndarray:
+    i = np.clip(np.searchsorted(knots, at, side="right") - 1, 0, len(knots) - 2)
+    step = np.diff(knots)
     h = step[i][:, None]
     s = ((at - knots[i]) / step[i])[:, None]
     return (

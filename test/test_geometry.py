@@ -50,3 +50,12 @@ def test_spline_hits_knots_with_given_slope_and_has_no_corner():
         y = geometry.clamped_spline(knots, values, slope, at)
         second = np.diff(y, 2, axis=0) / step**2
         np.testing.assert_allclose(second[0], second[-1], atol=1.0)
+
+
+def test_monotone_cubic_hits_its_knots_and_never_turns_back():
+    knots = np.arange(8) * 0.5
+    for _ in range(50):
+        values = np.cumsum(np.maximum(RNG.normal(1, 2, 8), 0))
+        fine = geometry.monotone_cubic(knots, values, RNG.uniform(0, 20), np.linspace(0, 3.5, 400))
+        assert np.diff(fine).min() >= -1e-12
+        np.testing.assert_allclose(geometry.monotone_cubic(knots, values, 1.0, knots), values, atol=1e-12)

@@ -33,6 +33,12 @@ def test_coming_to_rest_never_reverses():
     assert dense.speeds_mps.min() >= 0 and dense.speeds_mps[-1] < 0.2
 
 
+def test_the_jitter_of_a_standing_car_is_no_reversing():
+    jitter = np.random.default_rng(0).normal(0, 0.06, (10, 3)) * [1, 1, 0.1]
+    dense = densify(plan(jitter, speed=0.0))
+    assert dense.speeds_mps.min() >= -0.01 and violations(dense, Limits()) == []
+
+
 def test_rigid_motion_of_the_start_moves_the_whole_trajectory():
     a, b = densify(plan(ARC)), densify(plan(ARC, pose=(0, 0, 0)))
     np.testing.assert_allclose(a.speeds_mps, b.speeds_mps, atol=1e-9)
