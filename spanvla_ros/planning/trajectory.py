@@ -8,7 +8,7 @@ from spanvla_ros import geometry
 from spanvla_ros.contracts import Plan, Trajectory
 
 SPACING_S = 0.1
-REVERSE_M = 0.25  # a step back of this length is meant; a shorter one is the jitter of a car that stands
+REVERSE_M = 0.5  # going back this far is meant; less is the jitter of a plan for a car that stands
 STANDING_M = 0.1
 
 

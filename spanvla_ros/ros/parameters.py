@@ -123,6 +123,7 @@ SIMULATOR = (
     Parameter(name="output_file", default="", text="JSON lines with one result per episode; empty = none"),
     Parameter(name="answer_timeout_s", default=5.0, text="longest wait for the plan of an image", unit="s", low=0.1, high=120.0),
     Parameter(name="planner_timeout_s", default=60.0, text="longest wait for the planner node to become active", unit="s", low=1.0, high=3600.0),
+    Parameter(name="listeners", default=1, text="wait until this many nodes hear images and odometry: the planner, a recorder", low=1, high=100),
     Parameter(name="real_time", default=False, text="never run faster than real time"),
     Parameter(name="time_limit_s", default=600.0, text="longest duration of an episode in simulated time", unit="s", low=1.0, high=3600.0),
 )

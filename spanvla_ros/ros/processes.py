@@ -87,5 +87,6 @@ def start_planner(engine: Path, env: Mapping[str, str], logs: Path) -> Node:
 
 def start_simulator(families: Sequence[str], seeds: str, results: Path, env: Mapping[str, str], logs: Path) -> Node:
     """The simulator node; appends one JSON line per episode to `results` and ends."""
-    parameters = {"families": f"[{','.join(families)}]", "seeds": f"'{seeds}'", "output_file": f"'{results.resolve()}'", "planner": PLANNER}
+    # the planner and the recorder: whoever is not matched in time misses the first seconds
+    parameters = {"listeners": "2", "families": f"[{','.join(families)}]", "seeds": f"'{seeds}'", "output_file": f"'{results.resolve()}'", "planner": PLANNER}
     return start("simulator", parameters, {}, env, logs / "simulator.log")

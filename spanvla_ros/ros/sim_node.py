@@ -108,7 +108,7 @@ class SimulatorNode(Node):
 
     def _wait_for_planner(self) -> bool:
         end_s = time.monotonic() + self._values["planner_timeout_s"]
-        while not (self._link.alive and self._image.get_subscription_count() and self._odometry.get_subscription_count()):
+        while not (self._link.alive and min(p.get_subscription_count() for p in (self._image, self._odometry)) >= self._values["listeners"]):
             if self._ending.wait(0.05):
                 return False
             if time.monotonic() > end_s:
