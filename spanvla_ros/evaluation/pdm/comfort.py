@@ -76,7 +76,10 @@ class Extended:
 
 
 def extended_comfort(current: np.ndarray, previous: np.ndarray, gap_s: float) -> Extended:
-    """EC: how much the simulated states (K, 41, 11) differ from those of the plan made `gap_s` seconds earlier."""
+    """EC: how much the simulated states (K, 41, 11) differ from those of the plan made `gap_s` seconds earlier.
+
+    Both are cut to the time they share before they are smoothed.
+    """
     if not 0 < gap_s < _MAX_GAP_S:
         raise DataError(f"extended comfort: the frames are {gap_s} s apart, expected more than 0 and less than {_MAX_GAP_S}")
     if current.shape != previous.shape:

@@ -83,7 +83,7 @@ def build_scene(document: Mapping[str, Any], centerline: np.ndarray | None) -> S
     require(document.get("schema") == SCHEMA, name, "schema", f"{document.get('schema')}, expected {SCHEMA}")
     require(centerline is not None, name, "centerline", "missing")
     try:
-        return _build(name, document, np.asarray(centerline, dtype=float)[:, :2])
+        return _build(name, document, np.asarray(centerline, dtype=float))
     except KeyError as error:
         raise DataError(f"scene {name}: field {error} is missing") from error
 

@@ -92,7 +92,8 @@ class Agents:
 class Scene:
     """What one frame is scored against.
 
-    ego (11,) state at t0; centerline (N, 2) of the route; route_lanes: names of the lanes on the route; traffic: version ->
+    ego (11,) state at t0; centerline (N, 2) of the route,
+    or (N, 3) with headings; route_lanes: names of the lanes on the route; traffic: version ->
     Agents (51 frames for v1, 41 for v2; a log may fill them differently, a simulator gives both the same); red_lights: names
     of the red connectors per step (41, may be empty for none); history (H, 11): past states at 0.1 s for history comfort,
     None without; human (8, 3): logged future in the ego frame, None without; references: version -> (41, 3) global poses of the

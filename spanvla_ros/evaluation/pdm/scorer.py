@@ -76,7 +76,7 @@ def human_scores(scene: Scene, version: str = "v2", frames: np.ndarray | None = 
     """Scores of the logged future on its own: nothing to compare its progress with, no history, so EP and HC are 1."""
     require(scene.human is not None, scene.name, "human", "missing: the human filter needs the logged future")
     states = simulate(scene.ego, interpolate(scene, scene.human[None]))
-    return _judge(scene, states, version, frames, history=None, reference=(np.zeros(1), np.zeros(1)))
+    return score_alone(scene, states, version, frames)
 
 
 def score_states(scene: Scene, states: np.ndarray, version: str, frames: np.ndarray | None = None) -> Scores:
@@ -84,22 +84,27 @@ def score_states(scene: Scene, states: np.ndarray, version: str, frames: np.ndar
     return _judge(scene, states, version, frames, history=scene.history, reference=reference_progress(scene, version, frames))
 
 
+def score_alone(scene: Scene, states: np.ndarray, version: str, frames: np.ndarray | None = None) -> Scores:
+    """Score simulated states (K, 41, 11) whose progress is compared within the group, without a history."""
+    return _judge(scene, states, version, frames, history=None, reference=None)
+
+
 def reference_progress(scene: Scene, version: str, frames: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Progress (1 or K,) in metres of the reference and the product of its multiplicative sub-scores, once per scene.
 
     Reactive tracks differ per proposal, and the reference is judged among the tracks of the proposal it is compared with.
     """
-    key = ("reference", version)
+    key = ("reference states", version)
     if key not in scene.memory:
-        states = simulate(scene.ego, reference(scene, version)[None])
-        scene.memory[key] = states, locate(scene, states), traffic(scene, version)
-        judged = _judge(scene, states, version, None, None, (np.zeros(1), np.zeros(1)))
-        scene.memory[("reference progress", version)] = judged.raw, judged.product
-    if frames is None:
-        return scene.memory[("reference progress", version)]
-    states = np.broadcast_to(scene.memory[key][0], (len(frames), STEPS, 11))
-    judged = _judge(scene, states, version, frames, None, (np.zeros(1), np.zeros(1)))
-    return judged.raw, judged.product
+        scene.memory[key] = simulate(scene.ego, reference(scene, version)[None])
+    if frames is not None:
+        judged = score_alone(scene, np.broadcast_to(scene.memory[key], (len(frames), STEPS, 11)), version, frames)
+        return judged.raw, judged.product
+    key_progress = ("reference progress", version)
+    if key_progress not in scene.memory:
+        judged = score_alone(scene, scene.memory[key], version)
+        scene.memory[key_progress] = judged.raw, judged.product
+    return scene.memory[key_progress]
 
 
 def reference(scene: Scene, version: str) -> np.ndarray:
@@ -126,9 +131,9 @@ def _judge(
     version: str,
     frames: np.ndarray | None,
     history: np.ndarray | None,
-    reference: tuple[np.ndarray, np.ndarray],
+    reference: tuple[np.ndarray, np.ndarray] | None,
 ) -> Scores:
-    """All sub-scores of states (K, 41, 11)."""
+    """All sub-scores of states (K, 41, 11); `reference` None compares the progress with the best of the group."""
     require(version in FRAMES, scene.name, "version", f"{version}, known are {tuple(FRAMES)}")
     agents = traffic(scene, version) if frames is None else scene.traffic[version]
     if frames is not None:
@@ -149,7 +154,11 @@ def _judge(
     outcomes["hc" if version == "v2" else "comfort"] = comfortable, uncomfortable
     values = {name: outcome[0] for name, outcome in outcomes.items()}
     raw = progress.raw_progress(scene, where)
-    values["ep"] = progress.ego_progress(version, raw, multiply(version, values), *reference)
+    product = multiply(version, values)
+    if reference is None:
+        best = int(np.argmax(raw * product))
+        reference = raw[[best]], product[[best]]
+    values["ep"] = progress.ego_progress(version, raw, product, *reference)
     return Scores(
         version=version,
         states=states,
