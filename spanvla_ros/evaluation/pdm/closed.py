@@ -140,8 +140,6 @@ def _follow(path: _Path, ego: np.ndarray, wanted: np.ndarray, agents: Agents, bo
         along = result[:, step - 1]
         if step % _REFRESH == 0:
             leader = _leaders(path, along, agents, step, boxes[:, step] if len(boxes) else boxes.ravel(), stops)
-        else:
-            leader[:, 0] += STEP_S * leader[:, 1]
         gap = np.maximum(leader[:, 0] - along, _MIN_GAP_M)
         closing = speed * (speed - leader[:, 1]) / (2 * np.sqrt(_ACCELERATION * _DECELERATION))
         wish = _MIN_GAP_M + speed * _HEADWAY_S + closing
@@ -160,17 +158,19 @@ def _leaders(path: _Path, along: np.ndarray, agents: Agents, step: int, boxes: n
         return result
     crossing = np.flatnonzero(shapely.intersects(path.corridor, objects))
     progress = shapely.line_locate_point(path.line, shapely.centroid(objects[crossing]))
-    for row, distance in enumerate(along):
-        ahead = crossing[progress > distance]
-        if not len(ahead):
-            continue
-        pose = path.at(np.array(distance))
-        gaps = shapely.distance(shapely.Polygon(ego_corners(pose)), objects[ahead])
-        nearest = int(ahead[np.argmin(gaps)])
-        result[row] = distance + gaps.min(), 0.0
-        if nearest < len(boxes):
-            x, y, heading, vx, vy = agents.frames[nearest, step]
-            result[row, 1] = np.hypot(vx, vy) * np.cos(heading - pose[2])
+    poses = path.at(along)
+    gaps = np.where(progress > along[:, None], shapely.distance(shapely.polygons(ego_corners(poses))[:, None], objects[crossing]), np.inf)
+    speed = 0.0
+    for row, gap in enumerate(gaps):
+        nearest = int(np.argmin(gap)) if len(gap) else 0
+        if len(gap) and np.isfinite(gap[nearest]):
+            result[row, 0] = along[row] + gap[nearest]
+            speed = 0.0
+            if crossing[nearest] < len(boxes):
+                _, _, heading, vx, vy = agents.frames[crossing[nearest], step]
+                speed = np.hypot(vx, vy) * np.cos(heading - poses[row, 2])
+        # a proposal with a free road gets, in the official code, the speed of the leader of the next slower one
+        result[row, 1] = speed
     return result
 
 
