@@ -28,7 +28,8 @@ _REFRESH = 2  # the leader is looked up every second step, in a forecast of 0.2 
 _RADIUS_M = 100.0
 _NEAREST = {"VEHICLE": 50, "PEDESTRIAN": 25, "BICYCLE": 10}
 _NEAREST_STATIC = 50
-_RED = "red_light_"
+# movers that come towards the ego are no leaders; the official limit lies somewhere between 91 and 143 degrees
+_ONCOMING = np.deg2rad(135.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +94,8 @@ def _forecast(scene: Scene) -> Agents:
     agents = cleared(agents.without(~present), scene.ego)
     distance = np.hypot(*(agents.frames[:, 0, :2] - ego_centers(scene.ego)).T)
     drop = distance > _RADIUS_M
-    for kinds, limit in ((("VEHICLE",), 50), (("PEDESTRIAN",), 25), (("BICYCLE",), 10), (None, _NEAREST_STATIC)):
-        same = np.array([kind in kinds if kinds else kind not in _NEAREST for kind in agents.types], dtype=bool)
+    for wanted, limit in (*_NEAREST.items(), (None, _NEAREST_STATIC)):
+        same = np.array([kind == wanted if wanted else kind not in _NEAREST for kind in agents.types], dtype=bool)
         for row in np.flatnonzero(same)[np.argsort(distance[same], kind="stable")][limit:]:
             drop[row] = True
     agents = agents.without(drop)
@@ -158,6 +159,11 @@ def _leaders(path: _Path, along: np.ndarray, agents: Agents, step: int, boxes: n
         return result
     crossing = np.flatnonzero(shapely.intersects(path.corridor, objects))
     progress = shapely.line_locate_point(path.line, shapely.centroid(objects[crossing]))
+    moving = np.array([index < len(boxes) and agents.types[index] in _NEAREST for index in crossing], dtype=bool)
+    course = np.zeros(len(crossing))
+    course[moving] = agents.frames[crossing[moving], step, 2]
+    coming = moving & (np.abs(wrap(course - path.at(progress)[:, 2])) > _ONCOMING)
+    crossing, progress = crossing[~coming], progress[~coming]
     poses = path.at(along)
     gaps = np.where(progress > along[:, None], shapely.distance(shapely.polygons(ego_corners(poses))[:, None], objects[crossing]), np.inf)
     speed = 0.0
