@@ -50,15 +50,17 @@ def driving_direction(where: Whereabouts, version: str) -> Outcome:
 def lane_keeping(scene: Scene, where: Whereabouts) -> Outcome:
     """LK (K,) in {0, 1}: 0 after 20 steps in a row more than 0.5 m from the centerline; steps on intersections don't count at all."""
     count, steps = where.oncoming.shape
-    distance = shapely.distance(scene.line, shapely.points(where.centers))
+    points = shapely.points(where.centers)
+    shapely.prepare(scene.line)
+    far = ~shapely.dwithin(scene.line, points, _LANE_M)
     run = np.zeros(count, dtype=int)
     scores = np.ones(count)
     failures: list[Failure | None] = [None] * count
     for step in range(steps):
-        run = np.where(where.center_in_intersection[:, step], run, np.where(distance[:, step] > _LANE_M, run + 1, 0))
+        run = np.where(where.center_in_intersection[:, step], run, np.where(far[:, step], run + 1, 0))
         for k in np.flatnonzero((run >= _LANE_STEPS) & (scores > 0)):
             scores[k] = 0.0
-            failures[k] = Failure(step=step, cause="centerline", reason=f"{distance[k, step]:.2f} m from it, for 2 s")
+            failures[k] = Failure(step=step, cause="centerline", reason=f"{scene.line.distance(points[k, step]):.2f} m from it, for 2 s")
     return scores, failures
 
 
