@@ -93,9 +93,9 @@ def test_enlarging_the_drivable_area_never_lowers_dac(version):
     for fixture in FIXTURES:
         before = score(fixture.scene, fixture.proposals, version)
         for margin in (0.3, 2.0, 10.0):
+            layers = ("ROADBLOCK", "INTERSECTION", "CARPARK_AREA")
             grown = tuple(
-                dataclasses.replace(area, polygon=area.polygon.buffer(margin)) if area.layer in ("ROADBLOCK", "INTERSECTION", "CARPARK_AREA") else area
-                for area in fixture.scene.areas
+                dataclasses.replace(area, polygon=area.polygon.buffer(margin)) if area.layer in layers else area for area in fixture.scene.areas
             )
             after = score(fixture.scene.changed(areas=grown), fixture.proposals, version)
             assert (after.values["dac"] >= before.values["dac"]).all()

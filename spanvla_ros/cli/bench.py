@@ -47,8 +47,9 @@ def run(args: argparse.Namespace) -> int:
             call_ms = 1e3 * float(np.median(spans))
             single_ms = single_ms or call_ms
             rate = group * len(spans) / cpu
-            figures.append({"version": version, "group": group, "call_ms": call_ms, "per_second_and_core": rate, "times_group_of_1": call_ms / single_ms})
-            print(f"{version}  group {group:2}  {call_ms:7.2f} ms per call  {rate:8.0f} trajectories/s and core  {call_ms / single_ms:5.2f} x a group of 1")
+            times = call_ms / single_ms
+            figures.append({"version": version, "group": group, "call_ms": call_ms, "per_second_and_core": rate, "times_group_of_1": times})
+            print(f"{version}  group {group:2}  {call_ms:7.2f} ms per call  {rate:6.0f} trajectories/s and core  {times:5.2f} x a group of 1")
     if args.json:
         args.json.write_text(json.dumps({"scene": scene.name, "figures": figures}, indent=1) + "\n", encoding="utf-8")
     return 0

@@ -34,6 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     scene.add_argument("--plan", type=Path, required=True, metavar="FILE", help="plans as JSON or .npy; or the scene file itself, for its proposals")
     scene.add_argument("--index", type=int, default=0, help="which plan of the file to draw (default: %(default)s)")
     scene.add_argument("--version", choices=("v1", "v2"), default="v2", help="PDMS or EPDMS (default: %(default)s)")
+    scene.add_argument("--previous", type=Path, nargs=2, metavar=("FILE", "PLAN"), help="scene and plans 0.5 s earlier, for extended comfort (v2)")
     scene.add_argument("--explain", type=Path, metavar="PNG", help="draw the scene, the plan and its failures")
 
 
@@ -78,12 +79,20 @@ def _document(result: Comparison) -> dict[str, Any]:
 
 
 def _scene(args: argparse.Namespace) -> int:
+    from spanvla_ros.evaluation.pdm.comfort import extended_comfort
     from spanvla_ros.evaluation.pdm.fixtures import read_scene
-    from spanvla_ros.evaluation.pdm.scorer import score
+    from spanvla_ros.evaluation.pdm.scorer import score, with_extended
+    from spanvla_ros.evaluation.pdm.simulator import interpolate, simulate
 
     scene = read_scene(args.scene)
     plans = _plans(args.plan)
     scores = score(scene, plans, args.version)
+    if args.previous:
+        if args.version != "v2":
+            raise DataError("--previous is for extended comfort, which --version v1 doesn't have")
+        before = read_scene(args.previous[0])
+        drives = simulate(before.ego, interpolate(before, _plans(args.previous[1])))
+        scores = with_extended(scores, extended_comfort(scores.states, drives, (scene.start_us - before.start_us) * 1e-6))
     if not 0 <= args.index < len(plans):
         raise DataError(f"--index is {args.index}, {args.plan} holds {len(plans)} plans")
     for plan, total in enumerate(scores.total):

@@ -62,7 +62,9 @@ def comfort(states: np.ndarray, version: str, history: np.ndarray | None = None)
     for k in np.flatnonzero(~parts.all(axis=1)):
         sample = int(np.argmax(bad[k].any(axis=0)))
         signal = int(np.argmax(bad[k, :, sample]))
-        failures[k] = Failure(step=sample - past, cause=SIGNALS[signal], reason=f"{values[k, signal, sample]:.2f} beyond {_HIGH[signal] if values[k, signal, sample] > 0 else _LOW[signal]}")
+        value = values[k, signal, sample]
+        limit = _HIGH[signal] if value > 0 else _LOW[signal]
+        failures[k] = Failure(step=sample - past, cause=SIGNALS[signal], reason=f"{value:.2f} beyond {limit:.2f}")
     return parts.all(axis=1).astype(float), failures, parts
 
 
@@ -92,7 +94,8 @@ def extended_comfort(current: np.ndarray, previous: np.ndarray, gap_s: float) ->
     for k in np.flatnonzero(bad.any(axis=1)):
         signal = int(np.argmax(rms[k] / _EXTENDED_LIMITS))
         step = int(np.argmax(np.abs(difference[k, signal])))
-        failures[k] = Failure(step=step, cause=_EXTENDED[signal], reason=f"rms difference {rms[k, signal]:.2f} to the previous plan, allowed {_EXTENDED_LIMITS[signal]}")
+        reason = f"rms difference {rms[k, signal]:.2f} to the previous plan, allowed {_EXTENDED_LIMITS[signal]}"
+        failures[k] = Failure(step=step, cause=_EXTENDED[signal], reason=reason)
     return Extended(scores=np.where(bad.any(axis=1), 0.0, 1.0), failures=failures, rms=dict(zip(_EXTENDED, rms.T)))
 
 

@@ -15,8 +15,7 @@ from spanvla_ros.evaluation.pdm import aggregation, comfort, scorer
 from spanvla_ros.evaluation.pdm.areas import locate
 from spanvla_ros.evaluation.pdm.closed import propose
 from spanvla_ros.evaluation.pdm.fixtures import Fixture, read_fixture, scene_names
-from spanvla_ros.evaluation.pdm.footprint import ego_centers
-from spanvla_ros.evaluation.pdm.scene import FRAMES, STEP_S
+from spanvla_ros.evaluation.pdm.scene import FRAMES
 from spanvla_ros.evaluation.pdm.simulator import interpolate, simulate
 from spanvla_ros.geometry import to_global, wrap
 
@@ -24,7 +23,6 @@ STATE_TOLERANCE = 1e-6
 SCORE_TOLERANCE = 1e-4
 REFERENCE_TOLERANCE_M = 1e-3
 PAIR_S = 0.5
-_ANGLES = (2,)
 _V1 = ("nc", "dac", "ddc", "ttc", "comfort", "ep")
 _V2 = ("nc", "dac", "ddc", "tlc", "ttc", "lk", "hc", "ep", "ec")
 _LONG = {
@@ -166,7 +164,8 @@ def _second_version(
     _values(result, f"{kind} unfiltered", name, scores, [row["unfiltered"] for row in rows], _V2)
     result.check(f"{kind} unfiltered product", name, scores.product, [row["unfiltered"]["multiplicative"] for row in rows])
     result.check(f"{kind} unfiltered epdms", name, scores.total, [row["unfiltered"]["epdms"] for row in rows], SCORE_TOLERANCE)
-    filtered = scorer.filtered(scores.values, {key: np.array(rows[0]["human"][key]) for key in scorer.FILTERED} | {k: np.array(v) for k, v in human.items()})
+    person = {key: np.array(human.get(key, rows[0]["human"][key])) for key in scorer.FILTERED}
+    filtered = scorer.filtered(scores.values, person)
     for key in _V2:
         if key in filtered:
             tolerance = SCORE_TOLERANCE if key == "ep" else 0.0
@@ -264,7 +263,8 @@ def _aggregation(
             row = {key: float(value[0]) for key, value in values.items()} | {"score": float(scorer.aggregate("v2", values)[0])}
             golden = expected[pair[side]["token"]]
             for long, short in _LONG.items():
-                result.check(f"two-stage row {short}", pair[side]["token"], row[short], golden[long], SCORE_TOLERANCE if short in ("ep", "score") else 0.0)
+                tolerance = SCORE_TOLERANCE if short in ("ep", "score") else 0.0
+                result.check(f"two-stage row {short}", pair[side]["token"], row[short], golden[long], tolerance)
             found.append(row)
         return found
 

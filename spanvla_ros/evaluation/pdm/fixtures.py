@@ -12,12 +12,11 @@ import numpy as np
 import shapely
 
 from spanvla_ros.contracts import DataError
-from spanvla_ros.evaluation.pdm.scene import FRAMES, Agents, Area, Scene, require
+from spanvla_ros.evaluation.pdm.scene import FRAMES, STEP_S, Agents, Area, Scene, require
 from spanvla_ros.evaluation.pdm.simulator import resample, truncated_us
 from spanvla_ros.evaluation.pdm.tracks import densify
 
 SCHEMA = "navlab-pdm-fixture/1"
-_STEP_S = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +153,7 @@ def _history(entries: list[Mapping[str, Any]]) -> np.ndarray:
     """Past states (H, 11) at 0.1 s. As in the official code the last sample before t0 is left out, and so are turn rates."""
     states = np.stack([_state(entry) for entry in entries])
     stamps = np.array([entry["t_us"] for entry in entries], dtype=float)
-    times = np.arange(stamps[0] * 1e-6, stamps[-1] * 1e-6, _STEP_S)[:-1]
+    times = np.arange(stamps[0] * 1e-6, stamps[-1] * 1e-6, STEP_S)[:-1]
     at = np.clip(truncated_us(times), stamps[0], stamps[-1])
     poses = resample(stamps, states[None, :, :3], at)[0]
     others = np.stack([np.interp(at, stamps, column) for column in states[:, 3:].T], axis=-1)
