@@ -19,7 +19,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Register `spanvla bench`."""
     parser = subparsers.add_parser("bench", help=__doc__, description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = parser.add_subparsers(dest="kind", required=True)
-    score = kinds.add_parser("score", help="PDM score: trajectories per second and core, for groups of 1, 16 and 64")
+    about = "PDM score: trajectories per second and core, for groups of 1, 16 and 64"
+    score = kinds.add_parser("score", help=about, description=about, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter)
     score.add_argument("--scene", type=Path, metavar="FILE", help="scenes/NAME.json of a fixture folder (default: a made-up crossroads)")
     score.add_argument("--seconds", type=float, default=2.0, help="time per group and version (default: %(default)s)")
     score.add_argument("--json", type=Path, metavar="F", help="write the figures to F")

@@ -26,10 +26,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Register `spanvla score`."""
     parser = subparsers.add_parser("score", help=__doc__, description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = parser.add_subparsers(dest="kind", required=True)
-    fixtures = kinds.add_parser("fixtures", help="compare with the golden results of a folder of fixtures; exit code 1 on any mismatch")
+    shown = {"epilog": EXAMPLE, "formatter_class": argparse.RawDescriptionHelpFormatter}
+    fixtures = kinds.add_parser("fixtures", help="compare with the golden results of a folder of fixtures; exit code 1 on any mismatch", **shown)
     fixtures.add_argument("folder", type=Path, metavar="DIR")
     fixtures.add_argument("--json", type=Path, metavar="F", help="write the counts per metric to F")
-    scene = kinds.add_parser("scene", help="score plans in one scene and say why they fail")
+    scene = kinds.add_parser("scene", help="score plans in one scene and say why they fail", **shown)
     scene.add_argument("scene", type=Path, metavar="FILE", help="scenes/NAME.json of a fixture folder")
     scene.add_argument("--plan", type=Path, required=True, metavar="FILE", help="plans as JSON or .npy; or the scene file itself, for its proposals")
     scene.add_argument("--index", type=int, default=0, help="which plan of the file to draw (default: %(default)s)")
