@@ -30,7 +30,7 @@ ROS_WHEELS = {
 EXTRAS = {
     "base": [],  # the package itself; lets `run` treat it like any other set
     "bags": ["rosbags>=0.10,<0.12"],
-    "data": ["jsonschema>=4", "pyarrow>=15"],
+    "data": ["jsonschema>=4"],
     "export": ["onnx>=1.17", "onnxscript>=0.5"],
     "maps": ["eclipse-sumo>=1.22"],
     "report": ["matplotlib>=3.8"],
