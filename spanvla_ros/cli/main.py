@@ -32,7 +32,6 @@ EXTRA_OF_MODULE = {
     "onnx": "export",
     "onnxscript": "export",
     "peft": "train",
-    "pyarrow": "data",
     "pycuda": "tensorrt",
     "rclpy": "ros",
     "rosbags": "bags",
