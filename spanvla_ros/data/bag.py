@@ -46,10 +46,6 @@ class Bag:
         """Topic -> message type."""
         return {connection.topic: connection.msgtype for connection in self._reader.connections}
 
-    @property
-    def duration_s(self) -> float:
-        return self._reader.duration / 1e9
-
     def require(self, topic: str, types: Sequence[str], purpose: str) -> None:
         """InputError unless `topic` is in the bag with messages of one of `types`."""
         listing = ", ".join(f"{name} ({kind})" for name, kind in sorted(self.topics.items()))

@@ -19,7 +19,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Te
     """Grouped-query attention: query (B, H, Q, D), key and value (B, Hkv, K, D), additive mask (B or 1, 1, Q or 1, K) -> (B, Q, H*D)."""
     batch, heads, count, size = query.shape
     # on a CPU the backward of the fused kernel costs several times that of the plain operators at our sequence lengths
-    if torch.compiler.is_exporting() or (torch.is_grad_enabled() and query.device.type == "cpu"):
+    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and query.device.type == "cpu"):
         out = _attend_folded(query, key, value, mask)
     else:
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=heads != key.shape[1])

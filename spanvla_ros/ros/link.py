@@ -14,7 +14,6 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import MultiDOFJointTrajectory
 
 from spanvla_ros.contracts import Trajectory
-from spanvla_ros.planning import messages
 from spanvla_ros.ros import conversions, qos
 
 

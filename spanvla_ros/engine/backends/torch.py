@@ -17,22 +17,13 @@ from spanvla_ros.planning.tokenizer import ACTION_START
 
 
 class TorchBackend(Session):
-    """A contracts.Backend on a model in float32. `from_model` skips the folder, for use during training."""
+    """A contracts.Backend on the checkpoint in float32: the reference for the other backends."""
 
     def __init__(self, folder: Path, manifest: Manifest, tokenizer: Any, threads: int | None = None):
         super().__init__(manifest.spec, tokenizer.token_to_id(ACTION_START))
         if threads:
             torch.set_num_threads(threads)
-        self._adopt(checkpoint.load(folder))
-
-    @classmethod
-    def from_model(cls, model: SpanVLA) -> TorchBackend:
-        backend = cls.__new__(cls)
-        Session.__init__(backend, model.spec, model.action_start)
-        backend._adopt(model)
-        return backend
-
-    def _adopt(self, model: SpanVLA) -> None:
+        model = checkpoint.load(folder)
         self._model: SpanVLA | None = model
         text = model.architecture.text
         shape = (1, text.kv_heads, model.spec.cache_tokens, text.head_dim)
