@@ -1,86 +1,90 @@
-import gzip
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from spanvla_ros.contracts import Command, ConfigError
-from spanvla_ros.sim import maps, road, scenario
-from spanvla_ros.sim.camera import CAMERAS
+from spanvla_ros.sim import maps, road
 
 shapely = pytest.importorskip("shapely")
 
 
-def test_seed_ranges_share_no_map():
-    train = {maps.map_seed(seed) for seed in range(0, 5000)}
-    validation = {maps.map_seed(seed) for seed in range(5000, 6000)}
-    test = {maps.map_seed(seed) for seed in [*range(6000, 7000), 9000, 9001, 12345]}
-    assert not train & validation and not (train | validation) & test
-    assert test == set(maps.EVALUATION_MAPS)
-    with pytest.raises(ConfigError, match="seed 7500"):
-        maps.map_seed(7500)
+@pytest.fixture(params=maps.committed(), scope="module")
+def loaded(request):
+    return road.load(request.param)
 
 
-def test_evaluation_maps_need_no_generator(monkeypatch):
-    monkeypatch.setattr(maps, "_netconvert", lambda: pytest.fail("netconvert was called"))
-    for map_id in maps.EVALUATION_MAPS:
-        assert maps.net_file(map_id).stat().st_size < 64_000
+def test_lanes_and_connectors_join(loaded):
+    for lane in loaded.lanes.values():
+        for name in lane.successors:
+            after = loaded.lanes[name]
+            assert (after.junction is None) != (lane.junction is None)
+            assert np.hypot(*(lane.baseline[-1] - after.baseline[0])) < 0.1
+            assert after.length_m > 0
+        if lane.junction:
+            assert lane.turn and lane.control and len(lane.successors) == 1
+            assert (lane.control == "signal") == (lane.signal is not None)
+            assert all(loaded.lanes[rival].junction == lane.junction for rival in lane.yields_to)
 
 
-def test_generated_map_is_reproducible_and_anonymous(tmp_path):
-    pytest.importorskip("sumo")
-    first, second = tmp_path / "a.net.xml.gz", tmp_path / "b.net.xml.gz"
-    maps.generate(30, first)
-    maps.generate(30, second)
-    assert first.read_bytes() == second.read_bytes()
-    assert b"<!--" not in gzip.decompress(first.read_bytes())
+def test_neighbours_lie_on_the_side_of_the_middle(loaded):
+    for lane in loaded.lanes.values():
+        if lane.inner:
+            inner = loaded.lanes[lane.inner]
+            assert inner.outer == lane.name and inner.index == lane.index + 1
+            middle = len(lane.baseline) // 2
+            along = lane.baseline[middle] - lane.baseline[middle - 1]
+            across = inner.baseline[np.hypot(*(inner.baseline - lane.baseline[middle]).T).argmin()] - lane.baseline[middle]
+            assert (along[0] * across[1] - along[1] * across[0]) * loaded.side > 0
 
 
-@pytest.mark.parametrize("map_id", maps.EVALUATION_MAPS)
-def test_paths_stay_on_their_lanes(map_id):
-    loaded = road.load(map_id)
-    assert {path.turn for path in loaded.paths} == {Command.LEFT, Command.STRAIGHT, Command.RIGHT}
-    for path in loaded.paths:
-        area = loaded.route_area(path)
-        inside = shapely.contains_xy(area, path.xy[2:-2, 0], path.xy[2:-2, 1])
-        assert inside.all()
-        assert np.abs(path.curvature).max() < 0.16
-        turned = path.yaw[int(2 * path.exit_s)] - path.yaw[int(2 * path.stop_s)]
-        side = {Command.LEFT: turned > 0.8, Command.RIGHT: turned < -0.8, Command.STRAIGHT: abs(turned) < 0.6}
-        assert side[path.turn], (path.turn, turned)
+def test_oncoming_is_mutual(loaded):
+    assert any(loaded.oncoming.values())
+    for edge, other in loaded.oncoming.items():
+        assert other is None or loaded.oncoming[other] == edge
 
 
-def test_camera_is_the_one_of_the_demo_rig():
-    yaml = pytest.importorskip("yaml")
-    rig = yaml.safe_load((Path(__file__).parents[1] / "config" / "rigs" / "demo.yaml").read_text())["cameras"]
-    assert set(rig) == set(CAMERAS)
-    for name, values in rig.items():
-        camera = CAMERAS[name]
-        assert (camera.width, camera.height, camera.x_m, camera.y_m, camera.z_m) == tuple(values[k] for k in ("width", "height", "x_m", "y_m", "z_m"))
-        assert np.degrees(camera.hfov_rad) == pytest.approx(values["hfov_deg"]) and values["pitch_deg"] == 0
-        # a point on the optical axis 20 m ahead is the middle of the picture
-        u, v, depth = camera.project(np.zeros(3), np.array([[camera.x_m + 20.0, camera.y_m, camera.z_m]]))
-        assert (u[0], v[0], depth[0]) == pytest.approx((camera.width / 2, camera.height / 2, 20.0))
+def test_programmes_and_heads_agree(loaded):
+    """Every approach with a signal has two heads ahead of its stop line that show the colour of all its links."""
+    for lane in loaded.lanes.values():
+        ways = [loaded.lanes[name] for name in lane.successors]
+        links = [way.signal for way in ways if way.signal]
+        for tls, link in links:
+            assert all(len(letters) > link for _, letters in loaded.programmes[tls])
+            letters = {letters[link].lower() for _, letters in loaded.programmes[tls]}
+            assert letters == {"r", "y", "g"}
+            heading = lane.baseline[-1] - lane.baseline[-2]
+            heads = [h for h in loaded.heads if h.tls == tls and abs(np.angle(np.exp(1j * (h.yaw - np.arctan2(*heading[::-1]))))) < 0.1]
+            assert len(heads) == 2
+            for head in heads:
+                assert (np.array(head.head[:2]) - lane.baseline[-1]) @ heading > 0
+                assert loaded.drivable.distance(shapely.Point(head.post)) > 0.5
 
 
-def test_projection_inverts_pose():
-    path = road.load(6001).paths[0]
-    for s, lateral, heading in ((50.0, 1.2, 0.1), (path.stop_s + 8.0, -0.6, -0.2), (300.25, 0.0, 0.0)):
-        x, y, yaw = path.pose(s)
-        pose = np.array([x - lateral * np.sin(yaw), y + lateral * np.cos(yaw), yaw + heading])
-        found = path.project(pose, near_s=s + 4.0)
-        np.testing.assert_allclose(found, (s, lateral, heading), atol=0.06)
+def test_yielding_is_never_mutual_but_at_lights(loaded):
+    for lane in loaded.lanes.values():
+        for rival in lane.yields_to:
+            assert lane.name not in loaded.lanes[rival].yields_to
+            assert lane.polygon.distance(loaded.lanes[rival].polygon) == 0
+    left = [lane for lane in loaded.lanes.values() if lane.signal and lane.turn is (Command.RIGHT if loaded.lefthand else Command.LEFT)]
+    assert not left or any(lane.yields_to for lane in left)
 
 
-def test_scenarios_are_seeded_and_long_enough():
-    for family in scenario.FAMILIES:
-        for seed in (*range(6000, 6012), 9000, 9001):
-            built = scenario.build(family, seed)
-            again = scenario.build(family, seed)
-            assert (built.route.start_s, built.route.end_s, built.blocker_s) == (again.route.start_s, again.route.end_s, again.blocker_s)
-            assert built.route.length_m >= 150
-            assert built.route.crosses or family != "red"
-            # a route starts or ends in front of the junction, never inside
-            assert not built.route.path.stop_s < built.route.start_s < built.route.path.exit_s
-    with pytest.raises(ConfigError, match="nosuch"):
-        scenario.build("nosuch", 6000)
+def test_paint_is_on_the_road_and_not_in_junctions(loaded):
+    paint = loaded.white.union(loaded.yellow)
+    assert paint.difference(loaded.drivable.buffer(0.01)).area < 0.1
+    zebras = shapely.union_all([crossing.polygon for crossing in loaded.crossings])
+    # a stop line is 0.25 m thick
+    inside = shapely.union_all(list(loaded.junctions.values())).buffer(-0.4)
+    assert paint.difference(zebras).intersection(inside).area < 0.02 * paint.area
+
+
+def test_crossings_reach_over_the_road(loaded):
+    for crossing in loaded.crossings:
+        assert shapely.LineString(crossing.line).length > 3.0
+        for end in (crossing.line[0], crossing.line[-1]):
+            assert loaded.sidewalk.distance(shapely.Point(end)) < 2.5
+        assert crossing.junction is None or crossing.junction in loaded.junctions
+
+
+def test_unknown_map_is_named():
+    with pytest.raises(ConfigError, match="nowhere-1"):
+        road.load("nowhere-1")

@@ -12,36 +12,59 @@ from spanvla_ros.geometry import wrap
 
 SPACING_M = 0.5
 _SMOOTH_M = 1.5
+_COMMAND_M = 40.0  # the instruction to turn comes this far ahead of the junction
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """The stretch of a path on one lane or connector."""
+
+    start_s: float
+    end_s: float
+    lane: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopLine:
+    """Where a path enters a connector, and where it leaves the junction again; fields as those of the connector."""
+
+    s: float
+    exit_s: float
+    connector: str
+    junction: str
+    turn: Command
+    control: str
+    signal: tuple[str, int] | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Path:
-    """Centre line from the outer end of one arm through the junction to the outer end of another, in the world frame.
+    """Centre line of a way over lanes and connectors, in the world frame, sampled every SPACING_M.
 
-    xy (N, 2), yaw (N,) unwrapped and curvature (N,) are sampled every SPACING_M; stop_s and exit_s are the arc lengths
-    of the stop line and of the junction's exit. edges: SUMO ids (in, out); lanes: SUMO lane indices on them.
+    xy (N, 2), yaw (N,) unwrapped, curvature (N,), limit_mps (N,) the speed limit. inner_m (N,): from the centre line to
+    the border of the lanes of this direction towards the middle of the road; oncoming_m (N,): width of the lanes of the
+    other direction beyond that border, 0 where a kerb lies between and in junctions; outer_m (N,): from the centre line
+    to the kerb. spans cover the path without gaps; stops: one per connector, in order.
     """
 
     xy: np.ndarray
     yaw: np.ndarray
     curvature: np.ndarray
-    stop_s: float
-    exit_s: float
-    turn: Command
-    arm: int
-    edges: tuple[str, str]
-    lanes: tuple[int, int]
+    spans: tuple[Span, ...]
+    stops: tuple[StopLine, ...]
+    limit_mps: np.ndarray
+    inner_m: np.ndarray
+    oncoming_m: np.ndarray
+    outer_m: np.ndarray
 
-    @classmethod
-    def from_points(cls, points: np.ndarray, *, stop_at: np.ndarray, exit_at: np.ndarray, **names) -> Path:
-        """Path of the polyline (M, 2), resampled and smoothed; `stop_at`, `exit_at` (2,) are points of the polyline."""
+    @staticmethod
+    def geometry(points: np.ndarray) -> dict[str, np.ndarray]:
+        """xy, yaw and curvature of the polyline (M, 2), resampled and smoothed."""
         points = points[np.r_[True, np.hypot(*np.diff(points, axis=0).T) > 0.05]]
         xy = _resample(_smooth(_resample(points)))
         step = np.gradient(xy, axis=0)
         yaw = np.unwrap(np.arctan2(step[:, 1], step[:, 0]))
-        curvature = _smooth(np.gradient(yaw, SPACING_M)[:, None])[:, 0]
-        nearest = [int(np.argmin(np.hypot(*(xy - q).T))) * SPACING_M for q in (stop_at, exit_at)]
-        return cls(xy=xy, yaw=yaw, curvature=curvature, stop_s=nearest[0], exit_s=nearest[1], **names)
+        return {"xy": xy, "yaw": yaw, "curvature": _smooth(np.gradient(yaw, SPACING_M)[:, None])[:, 0]}
 
     @property
     def length_m(self) -> float:
@@ -50,12 +73,26 @@ class Path:
     def pose(self, s: float | np.ndarray) -> np.ndarray:
         """Pose (..., 3) of the centre line at arc length s (clipped to the path)."""
         knots = np.arange(len(self.xy)) * SPACING_M
-        return np.stack(
-            [np.interp(s, knots, self.xy[:, 0]), np.interp(s, knots, self.xy[:, 1]), wrap(np.interp(s, knots, self.yaw))], axis=-1
-        )
+        return np.stack([np.interp(s, knots, self.xy[:, 0]), np.interp(s, knots, self.xy[:, 1]), wrap(np.interp(s, knots, self.yaw))], axis=-1)
+
+    def index(self, s: float) -> int:
+        """Index of the sample nearest to arc length s."""
+        return min(max(round(s / SPACING_M), 0), len(self.xy) - 1)
 
     def curvature_at(self, s: float) -> float:
-        return float(self.curvature[min(max(round(s / SPACING_M), 0), len(self.curvature) - 1)])
+        return float(self.curvature[self.index(s)])
+
+    def next_stop(self, s: float) -> StopLine | None:
+        """The first stop line whose junction is not left behind at arc length s: the one ahead, or the one being crossed."""
+        return next((stop for stop in self.stops if stop.exit_s > s), None)
+
+    def lane_at(self, s: float) -> str:
+        """Name of the lane or connector at arc length s."""
+        return next((span.lane for span in self.spans if s < span.end_s), self.spans[-1].lane)
+
+    def turn_at(self, s: float) -> Command:
+        """Turn of the connector at arc length s, STRAIGHT on a lane."""
+        return next((stop.turn for stop in self.stops if stop.s <= s < stop.exit_s), Command.STRAIGHT)
 
     def project(self, pose: np.ndarray, near_s: float | None = None, window_m: float = 15.0) -> tuple[float, float, float]:
         """Arc length, signed lateral offset (left positive) and heading error of a pose (3,).
@@ -98,18 +135,28 @@ class Route:
     def length_m(self) -> float:
         return self.end_s - self.start_s
 
-    @property
-    def crosses(self) -> bool:
-        """True if the route passes the signal."""
-        return self.start_s < self.path.stop_s < self.end_s
-
     def completion(self, s: float) -> float:
         """Share of the route driven at arc length s, 0 to 1."""
         return min(max((s - self.start_s) / self.length_m, 0.0), 1.0)
 
+    def command(self, s: float) -> Command:
+        """Turn at the junction that is crossed at arc length s or comes within 40 m, STRAIGHT where there is none."""
+        near = (stop.turn for stop in self.path.stops if stop.exit_s > s > stop.s - _COMMAND_M and stop.turn is not Command.STRAIGHT)
+        return next(near, Command.STRAIGHT)
+
+
+def along(points: np.ndarray) -> np.ndarray:
+    """Arc length (N,) of the points (N, 2) of a polyline."""
+    return np.r_[0.0, np.cumsum(np.hypot(*np.diff(points, axis=0).T))]
+
+
+def densify(points: np.ndarray) -> np.ndarray:
+    """The polyline with a point every SPACING_M and its last one."""
+    return np.concatenate([_resample(points), points[-1:]])
+
 
 def _resample(points: np.ndarray) -> np.ndarray:
-    distance = np.r_[0, np.cumsum(np.hypot(*np.diff(points, axis=0).T))]
+    distance = along(points)
     at = np.arange(0, distance[-1], SPACING_M)
     return np.stack([np.interp(at, distance, points[:, k]) for k in (0, 1)], axis=-1)
 

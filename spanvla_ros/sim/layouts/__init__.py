@@ -1,0 +1,1 @@
+"""Seeded layouts of maps, one module per kind: number -> Plan."""
