@@ -1,6 +1,8 @@
-"""Meshes of the things in the world, around their own origin, looking along x."""
+"""Meshes of vehicles, signals, signs, obstacles, houses and trees, around their own origin, looking along x."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 
@@ -16,10 +18,13 @@ CONE_HEIGHT_M = 0.75
 LAMP_COLOURS = {"red": (1.0, 0.10, 0.08), "yellow": (1.0, 0.78, 0.08), "green": (0.12, 1.0, 0.42)}
 _DARK, _GLASS, _TYRE = (0.09, 0.09, 0.10), (0.11, 0.14, 0.18), (0.06, 0.06, 0.07)
 _WHITE = (1.0, 1.0, 1.0)
+_AMBER, _STEEL = (1.0, 0.60, 0.04), (0.46, 0.47, 0.49)
+_RED, _ORANGE, _PLATE = (1.05, 0.06, 0.07), (1.4, 0.62, 0.03), (1.3, 1.3, 1.25)  # sheeting that throws light back
+_SIGN_Z_M, _SIGN_RADIUS_M = 2.25, 0.55
 
 
-def vehicle(kind: str, length: float, width: float, height: float, braking: bool) -> Mesh:
-    """A car, van or truck around the centre of its box."""
+def vehicle(kind: str, length: float, width: float, height: float, braking: bool, blinking: str = "") -> Mesh:
+    """A car, van, truck or bus around the centre of its box; `blinking`: side ("left", "right") whose indicators are lit now."""
     mesh = Mesh()
     if kind == "truck":
         mesh.box((-0.11 * length, 0, 0.75), (0.76 * length, width, height - 0.75), (0.83, 0.83, 0.80))
@@ -33,6 +38,9 @@ def vehicle(kind: str, length: float, width: float, height: float, braking: bool
         mesh.box((0.315 * length, 0, 0.55 * height), (0.10 * length, 0.84 * width, 0.30 * height), _GLASS, taper=(0.3, 0.08))
         mesh.box((-0.497 * length, 0, 0.58 * height), (0.02 * length, 0.80 * width, 0.28 * height), _GLASS)
         lamp_z, wheel = 0.85, 0.68
+    elif kind == "bus":
+        _bus_body(mesh, length, width, height)
+        lamp_z, wheel = 0.95, 0.95
     else:
         mesh.box((0, 0, 0.28), (length, width, 0.40 * height), _WHITE, PAINT, taper=(0.03, 0.06))
         mesh.box((-0.05 * length, 0, 0.28 + 0.40 * height), (0.58 * length, 0.90 * width, 0.37 * height), _GLASS, taper=(0.30, 0.16))
@@ -47,8 +55,63 @@ def vehicle(kind: str, length: float, width: float, height: float, braking: bool
         mesh.box((0.5 * length + 0.02, y * width, lamp_z - 0.05), (0.06, 0.20 * width, 0.16), (1.0, 1.0, 0.86), GLOW)
     if braking and kind == "car":
         mesh.box((-0.36 * length, 0, 0.28 + 0.72 * height), (0.06, 0.34 * width, 0.07), tail, GLOW)
+    if blinking:
+        y = (0.42 if blinking == "left" else -0.42) * width
+        for x in (-0.5 * length - 0.02, 0.5 * length + 0.02):
+            mesh.box((x, y, lamp_z + 0.21), (0.10, 0.22 * width, 0.20), _AMBER, GLOW)
+        mesh.box((0.22 * length, 1.2 * y, lamp_z + 0.10), (0.22, 0.06, 0.14), _AMBER, GLOW)
     mesh.box((-0.5 * length - 0.03, 0, lamp_z - 0.24), (0.04, 0.52, 0.12), (0.93, 0.93, 0.90))
     mesh.box((0, 0, 0.16), (0.9 * length, 0.92 * width, 0.14), _TYRE)
+    return mesh
+
+
+def _bus_body(mesh: Mesh, length: float, width: float, height: float) -> None:
+    mesh.box((0, 0, 0.32), (length, width, height - 0.32), _WHITE, PAINT, taper=(0.01, 0.05))
+    mesh.box((0, 0, 0.42 * height), (0.95 * length, width + 0.03, 0.34 * height), _GLASS, taper=(0.0, 0.02))
+    count = round(length / 1.6)
+    for k in range(count):
+        mesh.box(((k + 0.5) / count * 0.92 * length - 0.46 * length, 0, 0.40 * height), (0.12, width + 0.05, 0.37 * height), _WHITE, PAINT)
+    for x, low, high in ((0.495, 0.34, 0.78), (-0.495, 0.50, 0.76)):
+        mesh.box((x * length, 0, low * height), (0.05, 0.88 * width, (high - low) * height), _GLASS)
+    for x in (0.493, -0.493):
+        mesh.box((x * length, 0, 0.81 * height), (0.06, 0.66 * width, 0.12 * height), _DARK)
+        mesh.box((x * length, 0, 0.835 * height), (0.09, 0.50 * width, 0.07 * height), _AMBER)
+
+
+def barrier(length: float, width: float, height: float) -> Mesh:
+    """Two boards with red and white fields on feet, across the road when its x axis is."""
+    mesh = Mesh()
+    count = max(4, 2 * round(length / 0.6))
+    step = length / count
+    for low, high, first in ((0.30, 0.58, 0), (0.70, 1.0, 1)):
+        for k in range(count):
+            colour = _RED if (k + first) % 2 else _PLATE
+            mesh.box(((k + 0.5) * step - length / 2, 0, low * height), (step, 0.06, (high - low) * height), colour)
+    for x in (-0.38, 0.38):
+        mesh.box((x * length, 0, 0), (0.18, width, 0.14), _DARK)
+        mesh.box((x * length, 0, 0.14), (0.07, 0.10, 0.86 * height - 0.14), _STEEL)
+    return mesh
+
+
+def sign(kind: str) -> Mesh:
+    """A road sign on its post that looks against the driving direction: "yield", "stop" or "works"."""
+    mesh = Mesh()
+    plates: dict[str, tuple[int, float, tuple]] = {
+        "yield": (3, -math.pi / 2, ((1.0, _RED), (0.62, _PLATE))),
+        "stop": (8, math.pi / 8, ((1.0, _PLATE), (0.90, _RED))),
+        "works": (4, 0.0, ((1.0, _DARK), (0.88, _ORANGE))),
+    }
+    sides, turn, layers = plates[kind]
+    mesh.cylinder((0, 0, 0), (0.05, 0.05), _SIGN_Z_M, _STEEL, sides=6)
+    mesh.disc((-0.06, 0, _SIGN_Z_M), _SIGN_RADIUS_M, 0.0, _STEEL, sides=sides, turn=math.pi - turn)
+    for k, (share, colour) in enumerate(layers):
+        mesh.disc((-0.07 - 0.01 * k, 0, _SIGN_Z_M), share * _SIGN_RADIUS_M, math.pi, colour, sides=sides, turn=turn)
+    if kind == "stop":
+        mesh.box((-0.09, 0, _SIGN_Z_M - 0.09), (0.02, 0.72, 0.18), _PLATE)
+    if kind == "works":
+        for start, end in (((-0.22, -0.22), (0.02, 0.16)), ((0.02, 0.16), (0.12, -0.24)), ((0.02, 0.10), (0.24, -0.04))):
+            mesh.beam((-0.09, start[0], _SIGN_Z_M + start[1]), (-0.09, end[0], _SIGN_Z_M + end[1]), (0.02, 0.10), _DARK)
+        mesh.box((-0.09, 0.06, _SIGN_Z_M + 0.20), (0.02, 0.12, 0.12), _DARK)
     return mesh
 
 

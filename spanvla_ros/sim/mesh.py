@@ -40,6 +40,14 @@ class Mesh:
         part[..., 9] = material
         self._parts.append(part)
 
+    def place(self, other: Mesh, position: tuple[float, float, float], yaw: float) -> None:
+        """Another mesh, turned about its origin and moved to `position`."""
+        for part in other._parts:
+            moved = part.copy()
+            moved[..., 0:3] = _placed(part[..., 0:3].reshape(-1, 3), position, yaw).reshape(part.shape[:2] + (3,))
+            moved[..., 3:6] = _placed(part[..., 3:6].reshape(-1, 3), (0.0, 0.0, 0.0), yaw).reshape(part.shape[:2] + (3,))
+            self._parts.append(moved)
+
     def vertices(self) -> np.ndarray:
         """(3 F, 10) float32: position, normal, colour, material."""
         if not self._parts:
@@ -126,13 +134,44 @@ class Mesh:
 
     def disc(
         self, centre: tuple[float, float, float], radius: float, yaw: float, colour: tuple[float, float, float],
-        material: int = PLAIN, sides: int = 12,
+        material: int = PLAIN, sides: int = 12, turn: float = 0.0,
     ) -> None:  # fmt: skip
-        """A standing disc whose front looks towards `yaw`."""
-        angle = np.arange(sides) * 2 * math.pi / sides
+        """A standing disc (or polygon, its first corner `turn` above the horizontal) whose front looks towards `yaw`."""
+        angle = np.arange(sides) * 2 * math.pi / sides + turn
         points = np.c_[np.zeros(sides), np.cos(angle), np.sin(angle)] * radius
         i = np.arange(1, sides - 1)
         self.add(_placed(points, centre, yaw), np.c_[np.zeros_like(i), i, i + 1], colour, material)
+
+    def beam(
+        self, start: tuple[float, float, float], end: tuple[float, float, float], size: tuple[float, float],
+        colour: tuple[float, float, float], material: int = PLAIN,
+    ) -> None:  # fmt: skip
+        """A bar from `start` to `end`; size: across (level) and thick (in the plane of the bar and the vertical)."""
+        a, b = np.array(start, float), np.array(end, float)
+        along = (b - a) / np.linalg.norm(b - a)
+        across = np.cross((0.0, 0.0, 1.0), along) if abs(along[2]) < 0.99 else np.array([0.0, 1.0, 0.0])
+        across *= size[0] / 2 / np.linalg.norm(across)
+        thick = np.cross(along, across)
+        thick *= size[1] / 2 / np.linalg.norm(thick)
+        corners = [-across - thick, across - thick, across + thick, thick - across]
+        points = [a + corner for corner in corners] + [b + corner for corner in corners]
+        faces = [(0, 3, 2), (0, 2, 1), (4, 5, 6), (4, 6, 7)]
+        for i in range(4):
+            j = (i + 1) % 4
+            faces += [(i, j, 4 + j), (i, 4 + j, 4 + i)]
+        self.add(np.array(points), faces, colour, material)
+
+    def ring(
+        self, centre: tuple[float, float, float], radii: tuple[float, float], colour: tuple[float, float, float], sides: int = 14
+    ) -> None:
+        """A flat ring (outer, inner radius) in the plane of x and z, seen from both sides: a thin wheel."""
+        angle = np.arange(sides) * 2 * math.pi / sides
+        circle = np.c_[np.cos(angle), np.zeros(sides), np.sin(angle)]
+        points = np.concatenate([circle * radii[0], circle * radii[1]]) + centre
+        i = np.arange(sides)
+        j = (i + 1) % sides
+        face = np.concatenate([np.c_[i, j, sides + j], np.c_[i, sides + j, sides + i]])
+        self.add(points, np.concatenate([face, face[:, ::-1]]), colour)
 
 
 def _placed(points: np.ndarray, origin: tuple[float, float, float], yaw: float) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 
 from spanvla_ros.contracts import SpanVLAError
 from spanvla_ros.sim.camera import Camera
+from spanvla_ros.sim.look import Look
 from spanvla_ros.sim.mesh import Tile
 
 SAMPLES = 4
@@ -21,7 +23,7 @@ _VERTEX = """#version 330
 in vec3 position; in vec3 normal; in vec3 colour; in float material;
 uniform mat4 clip; uniform vec3 eye; uniform vec4 place; uniform vec2 turn; uniform vec3 tint;
 uniform vec3 sun; uniform vec2 light; uniform vec3 palette[8];
-uniform vec3 haze; uniform float density;
+uniform vec3 haze; uniform float density; uniform float pierce;
 out vec3 shade; out vec3 far; out vec2 ground;
 void main() {
   vec3 p = vec3(turn.x*position.x - turn.y*position.y, turn.y*position.x + turn.x*position.y, position.z) + place.xyz;
@@ -29,7 +31,7 @@ void main() {
   int m = int(material + 0.5);
   float lit = light.x * (0.85 + 0.15*n.z) + light.y * max(dot(n, sun), 0.0);
   vec3 base = colour * palette[m] * (m == 7 ? tint : vec3(1.0));
-  float fog = 1.0 - exp(-dot(p - eye, p - eye) * density);
+  float fog = 1.0 - exp(-dot(p - eye, p - eye) * density * (m == 6 ? pierce : 1.0));
   shade = (m == 6 ? colour : base * lit) * (1.0 - fog);
   far = haze * fog; ground = p.xy * 0.11;
   gl_Position = clip * vec4(p, 1.0);
@@ -47,21 +49,8 @@ void main() {
 _SKY_VERTEX = """#version 330
 in vec2 corner; out float up; void main() { up = corner.y; gl_Position = vec4(corner, 0.9999, 1.0); }"""
 _SKY_FRAGMENT = """#version 330
-in float up; out vec4 pixel; uniform vec3 haze; uniform vec3 zenith;
-void main() { pixel = vec4(mix(haze, zenith, clamp(up*1.2, 0.0, 1.0)), 1.0); }"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Look:
-    """Light and colours of an episode: unit sun direction, (ambient, direct) strength, tint (8, 3) per material, sky."""
-
-    sun: tuple[float, float, float]
-    light: tuple[float, float]
-    palette: np.ndarray
-    haze: tuple[float, float, float]
-    zenith: tuple[float, float, float]
-    density: float
-    grain: float
+in float up; out vec4 pixel; uniform vec3 haze; uniform vec3 zenith; uniform float horizon;
+void main() { pixel = vec4(mix(haze, zenith, clamp((up - horizon)*1.2, 0.0, 1.0)), 1.0); }"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +117,7 @@ class Renderer:
         self._context.clear(0.0, 0.0, 0.0, depth=1.0)
         self._context.enable_only(self._moderngl.NOTHING)
         self._sky["haze"], self._sky["zenith"] = look.haze, look.zenith
+        self._sky["horizon"] = camera.focal_px * math.tan(camera.pitch_rad) / (camera.height / 2)
         self._backdrop.render(vertices=3)
         self._context.enable_only(self._moderngl.DEPTH_TEST | self._moderngl.CULL_FACE)
         program = self._program
@@ -135,7 +125,7 @@ class Renderer:
         program["eye"] = tuple(camera.eye(pose)[:3])
         program["sun"], program["light"] = look.sun, look.light
         program["palette"].write(look.palette.astype(np.float32).tobytes())
-        program["haze"], program["density"] = look.haze, look.density
+        program["haze"], program["density"], program["pierce"] = look.haze, look.density, look.pierce
         self._grain.use(0)
         # near things first: what they hide needs no shading
         program["textured"] = 0.0
@@ -187,9 +177,9 @@ def _runs(tiles: Sequence[Tile], camera: Camera, pose: np.ndarray) -> list[tuple
     return runs
 
 
-def encode(rgb: np.ndarray) -> bytes:
-    """JPEG bytes (quality 90) of an RGB picture (H, W, 3) uint8."""
-    return cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
+def encode(rgb: np.ndarray, quality: int = JPEG_QUALITY) -> bytes:
+    """JPEG bytes of an RGB picture (H, W, 3) uint8."""
+    return cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 
 
 def _grain() -> np.ndarray:
