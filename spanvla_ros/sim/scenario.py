@@ -1,49 +1,72 @@
-"""Scenario families: what happens on which route, chosen by seed."""
+"""One episode of a scenario family: everything that its seed decides."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from spanvla_ros.contracts import Command, ConfigError
-from spanvla_ros.sim import maps, road
-from spanvla_ros.sim.route import Path, Route
+from spanvla_ros.contracts import ConfigError
+from spanvla_ros.sim import family as families
+from spanvla_ros.sim import maps, place, road
+from spanvla_ros.sim.camera import CAMERAS, Camera
+from spanvla_ros.sim.cast import Role
+from spanvla_ros.sim.casting import Casting
+from spanvla_ros.sim.family import FAMILIES, Family, Variant, draw
+from spanvla_ros.sim.place import NoPlace
+from spanvla_ros.sim.road import RoadMap
+from spanvla_ros.sim.route import Route
 
-FAMILIES = ("lane", "stopped", "red")
-_MARGIN_START_M = 22.0  # room for traffic behind the ego at the map's edge
-_MARGIN_END_M = 55.0  # a plan of 5 s must not leave the map
+
+@dataclass(frozen=True, kw_only=True)
+class Lights:
+    """Plan of the traffic lights and what those of the route do; see `LightSpec`."""
+
+    plan: str
+    own: str
+    starts_red: bool
+    turns_red_m: float
+    green_after_s: float
+    offset_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """All cameras fail in one way ("drop", "late", "freeze", "black") from at_s until until_s."""
+
+    kind: str
+    at_s: float
+    until_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """One episode. Speeds in m/s, arc lengths on the route's path in metres, times in seconds.
+    """One episode. feature_s: station on the route's path of what it is about; variant: name of the chosen alternative.
 
-    stopped: a vehicle of `blocker_kind` stands with its rear at `blocker_s` and drives off `wait_s` after the ego came
-    near. red: the lamp turns (or is) red until `wait_s` after the ego's bumper came within `trigger_m` of the line.
-    slow_lead_mps: top speed of a lead put ahead of the ego, None without one. cones: (x, y) of cones on the kerb.
+    Speeds in m/s, lengths in metres, angles in radians, left positive.
     """
 
     family: str
     seed: int
-    map_id: int
+    map_id: str
     route: Route
+    feature_s: float
     start_speed_mps: float
-    traffic_period_s: float
-    cycle_s: float
-    blocker_kind: str | None = None
-    blocker_s: float = 0.0
-    wait_s: float = 0.0
-    trigger_m: float = 0.0
-    starts_red: bool = True
-    slow_lead_mps: float | None = None
-    cones: tuple[tuple[float, float], ...] = ()
-
-    @property
-    def command(self) -> Command:
-        """The instruction for the whole route: the turn it takes, straight where it takes none."""
-        return self.route.path.turn if self.route.crosses else Command.STRAIGHT
+    start_lateral_m: float
+    start_yaw_rad: float
+    traffic_s: float | None
+    lights: Lights
+    roles: tuple[Role, ...]
+    faults: tuple[Fault, ...]
+    goal: str
+    standstill_m: tuple[float, float]
+    passes_m: float
+    variant: str
+    look: str
+    jpeg_quality: int
+    cameras: dict[str, Camera]
 
     @property
     def name(self) -> str:
@@ -52,7 +75,8 @@ class Scenario:
     @property
     def time_limit_s(self) -> float:
         """Generous: a third of the speed limit plus a minute."""
-        return self.route.length_m / (maps.SPEED_LIMIT_MPS / 3) + 60.0
+        limit = float(np.mean(self.route.path.limit_mps))
+        return self.route.length_m / (limit / 3) + 60.0
 
 
 def parse_families(text: str) -> list[str]:
@@ -85,74 +109,59 @@ def split(seed: int) -> str:
 
 def build(family: str, seed: int) -> Scenario:
     """The scenario of a family and seed; the same arguments give the same scenario."""
-    if family not in FAMILIES:
-        raise ConfigError(f"family '{family}' is unknown; there are {', '.join(FAMILIES)}")
-    map_id = maps.map_seed(seed)
-    paths = road.load(map_id).paths
-    rng = np.random.default_rng([seed, FAMILIES.index(family), 1])
-    length = rng.uniform(152.0, 205.0)
-    common = {
-        "family": family,
-        "seed": seed,
-        "map_id": map_id,
-        "start_speed_mps": float(rng.uniform(4.0, 7.5)),
-        "traffic_period_s": float(rng.uniform(3.0, 7.0)),
-        "cycle_s": float(rng.uniform(36.0, 44.0)),
-    }
-    path = paths[rng.integers(len(paths))]
-    if family == "red":
-        start = path.stop_s - rng.uniform(62.0, 105.0)
-        route = _route(path, start, length)
-        return Scenario(
-            route=route,
-            cones=_cones(route, rng),
-            wait_s=float(rng.uniform(6.0, 11.0)),
-            trigger_m=float(rng.uniform(26.0, 40.0)),
-            starts_red=bool(rng.random() < 0.65),
-            **common,
-        )
-    starts = [_before_junction(path, length, rng), _behind_junction(path, length, rng)]
-    if family == "lane":
-        starts.append(path.stop_s - rng.uniform(55.0, 110.0))
-        start = starts[rng.choice(3, p=[0.4, 0.3, 0.3])]
-        lead = float(rng.uniform(3.5, 6.0)) if rng.random() < 0.25 else None
-        route = _route(path, start, length)
-        return Scenario(route=route, slow_lead_mps=lead, cones=_cones(route, rng), **common)
-    start = starts[rng.choice(2)]
-    route = _route(path, start, length)
+    spec = families.load(family)
+    rng = np.random.default_rng([seed, spec.number, 1])
+    name = sorted(spec.variants)[seed % len(spec.variants)] if spec.variants else ""
+    variant = spec.variants[name] if spec.variants else Variant(actors=spec.actors)
+    for world in _worlds(spec, seed):
+        try:
+            route, feature_s = place.find(world, variant.route or spec.route, rng)
+            roles = Casting(world, route.path, feature_s, rng).roles(variant.actors)
+        except NoPlace:
+            continue
+        break
+    else:
+        raise NoPlace(f"scenario {family}-{seed}: none of the maps {', '.join(w.map_id for w in _worlds(spec, seed))} has a place for it")
+    lights = spec.lights
+    jitter = np.random.default_rng([seed, spec.number, 2])
     return Scenario(
+        family=family,
+        seed=seed,
+        map_id=world.map_id,
         route=route,
-        cones=_cones(route, rng),
-        blocker_kind=str(rng.choice(["car", "van", "truck"], p=[0.6, 0.2, 0.2])),
-        blocker_s=route.start_s + rng.uniform(60.0, 100.0),
-        wait_s=float(rng.uniform(6.0, 10.0)),
-        **common,
+        feature_s=feature_s,
+        start_speed_mps=float(draw(spec.start_speed_mps, rng)),
+        start_lateral_m=float(draw(spec.start_lateral_m, rng)),
+        start_yaw_rad=math.radians(draw(spec.start_yaw_deg, rng)),
+        traffic_s=None if spec.traffic_s is None else float(draw(spec.traffic_s, rng)),
+        lights=Lights(
+            plan=lights.plan,
+            own=lights.own,
+            starts_red=lights.own == "plot" and bool(rng.random() < lights.red_at_start),
+            turns_red_m=float(draw(lights.turns_red_m, rng)),
+            green_after_s=float(draw(lights.green_after_s, rng)),
+            offset_s=float(rng.uniform(0.0, 60.0)),
+        ),
+        roles=roles,
+        faults=tuple(_faults(spec, rng)),
+        goal=spec.outcome,
+        standstill_m=spec.standstill_m,
+        passes_m=spec.passes_m,
+        variant=name,
+        look=draw(spec.look, jitter),
+        jpeg_quality=int(draw(spec.jpeg_quality, jitter)),
+        cameras={name: camera.jittered(jitter) for name, camera in CAMERAS.items()},
     )
 
 
-def _before_junction(path: Path, length: float, rng: np.random.Generator) -> float:
-    """Start of a route that ends short of the stop line."""
-    return max(_MARGIN_START_M, path.stop_s - 8.0 - length - rng.uniform(0.0, max(path.stop_s - 8.0 - length - _MARGIN_START_M, 0.1)))
+def _worlds(spec: Family, seed: int) -> Iterator[RoadMap]:
+    """The maps on which the scenario may happen, in the seed's order: neighbouring seeds see the kinds in turn."""
+    kinds = list(dict.fromkeys(spec.maps[(seed + k) % len(spec.maps)] for k in range(len(spec.maps))))
+    for kind in kinds:
+        yield road.load(maps.map_id(kind, seed))
 
 
-def _behind_junction(path: Path, length: float, rng: np.random.Generator) -> float:
-    """Start of a route that begins past the junction; on a short arm `_route` cuts its end."""
-    return path.exit_s + 5.0 + rng.uniform(0.0, max(path.length_m - _MARGIN_END_M - length - path.exit_s - 5.0, 0.1))
-
-
-def _cones(route: Route, rng: np.random.Generator) -> tuple[tuple[float, float], ...]:
-    """In every fourth episode a row of cones on the kerb beside the lane."""
-    if rng.random() > 0.25 or route.path.lanes[0] != 1 or route.path.lanes[1] != 1:
-        return ()
-    first = rng.uniform(route.start_s + 30.0, route.end_s - 30.0)
-    stations = first + np.arange(rng.integers(3, 6)) * 4.0
-    # not where the kerb turns away
-    stations = stations[(stations < route.path.stop_s - 8.0) | (stations > route.path.exit_s + 8.0)]
-    places = route.path.pose(stations)
-    right = maps.LANE_WIDTH_M / 2 + 0.2
-    return tuple((float(x + right * math.sin(yaw)), float(y - right * math.cos(yaw))) for x, y, yaw in places)
-
-
-def _route(path: Path, start: float, length: float) -> Route:
-    start = max(start, _MARGIN_START_M)
-    return Route(path=path, start_s=start, end_s=min(start + length, path.length_m - _MARGIN_END_M))
+def _faults(spec: Family, rng: np.random.Generator) -> Iterator[Fault]:
+    for fault in spec.faults:
+        at_s = float(draw(fault.at_s, rng))
+        yield Fault(kind=draw(fault.kind, rng), at_s=at_s, until_s=at_s + float(draw(fault.lasting_s, rng)))

@@ -19,7 +19,8 @@ _BLANK = np.zeros((FRONT.height, FRONT.width, 3), np.uint8)
 class SimulationSource(Source):
     """Lock-step drive of a simulation. The observation is built from JPEG bytes and odometry like in the car.
 
-    Until an observation can be formed (1.5 s of history) the expert drives. A step without a plan keeps the last one.
+    As in the car, the newest frame of the first camera asks for a plan. Until an observation can be formed (1.5 s of history) the expert
+    drives. A step without a plan keeps the last one, and so does the time in which faulty cameras show nothing.
     With pictures=False the frames are blank arrays, for planners that don't look. on_step is called after every 0.05 s, for a
     judge that looks at `simulation.truth()`.
     """
@@ -45,40 +46,48 @@ class SimulationSource(Source):
         self.simulation.reset()
         self._buffer = InputBuffer(self._grid)
         self._trajectory = None
-        self._sense()
+        self._odometry()
+        self._anchor_ns = -1
+        anchor_ns = self._cameras()
         while True:
             try:
-                return self._buffer.observe(self.simulation.stamp_ns, self.simulation.command)
+                return self._buffer.observe(anchor_ns, self.simulation.command)
             except NotReady:
                 self._trajectory = self.simulation.expert.plan().trajectory
-                self._drive()
+                anchor_ns = self._drive()
 
     def step(self, plan: Plan | None) -> Observation | None:
-        """Follow `plan` for one period; None at the end of the route."""
+        """Follow `plan` for one period, or until the next observation; None at the end of the route."""
         if plan is not None:
             self._trajectory = densify(plan)
-        self._drive()
-        if self.simulation.finished:
-            return None
-        return self._buffer.observe(self.simulation.stamp_ns, self.simulation.command)
+        before = self._anchor_ns
+        while True:
+            anchor_ns = self._drive()
+            if self.simulation.finished:
+                return None
+            if anchor_ns > before:
+                try:
+                    return self._buffer.observe(anchor_ns, self.simulation.command)
+                except NotReady:
+                    continue
 
-    def _drive(self) -> None:
+    def _drive(self) -> int:
         for _ in range(self._steps):
             self.simulation.advance(self._trajectory, STEP_S)
             self._odometry()
             if self._on_step is not None:
                 self._on_step()
-        self._cameras()
-
-    def _sense(self) -> None:
-        self._odometry()
-        self._cameras()
+        return self._cameras()
 
     def _odometry(self) -> None:
         ego = self.simulation.ego
         self._buffer.add_odometry(self.simulation.stamp_ns, ego.pose, ego.speed_mps, ego.yaw_rate_rps)
 
-    def _cameras(self) -> None:
+    def _cameras(self) -> int:
+        """Take in what the cameras deliver; the newest stamp of the first one."""
         for camera in self._grid.cameras:
-            payload = self.simulation.jpeg(camera) if self._pictures else _BLANK
-            self._buffer.add_image(camera, self.simulation.stamp_ns, payload)
+            for stamp_ns, picture in self.simulation.exposures(camera, None if self._pictures else _BLANK):
+                self._buffer.add_image(camera, stamp_ns, picture)
+                if camera == self._grid.cameras[0]:
+                    self._anchor_ns = max(self._anchor_ns, stamp_ns)
+        return self._anchor_ns
