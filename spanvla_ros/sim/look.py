@@ -19,7 +19,7 @@ class Look:
     """Light and colours of an episode: unit sun direction, (ambient, direct) strength, tint (8, 3) per material, sky.
 
     density [1/m2]: fog hides 1 - exp(-density d^2) at distance d; for lamps density is multiplied by `pierce`.
-    grain: contrast of the ground's texture.
+    grain: contrast of the ground's texture. beam: strength of the own headlamps on what stands ahead.
     """
 
     sun: tuple[float, float, float]
@@ -30,6 +30,7 @@ class Look:
     density: float
     grain: float
     pierce: float = 1.0
+    beam: float = 0.0
 
 
 def draw(name: str, seed: int) -> Look:
@@ -82,7 +83,7 @@ def _fog(day: Look, rng: np.random.Generator) -> Look:
 
 def _dusk(day: Look, rng: np.random.Generator) -> Look:
     """Little light, a warm horizon under a dark sky; paint on the road throws the headlamps' light back."""
-    dim = rng.uniform(0.30, 0.46)
+    dim = rng.uniform(0.34, 0.48)
     haze = dim * np.array([1.15, 0.98, 0.95]) * rng.uniform(0.92, 1.08, 3)
     zenith = dim * np.array([0.45, 0.58, 0.95])
     palette = day.palette.copy()
@@ -91,7 +92,7 @@ def _dusk(day: Look, rng: np.random.Generator) -> Look:
     low = np.array([*np.array(day.sun[:2]) / np.hypot(*day.sun[:2]) * 0.96, 0.28])
     return dataclasses.replace(
         day, sun=tuple(low), light=(dim, 0.16), palette=palette, haze=tuple(haze), zenith=tuple(zenith),
-        density=1 / rng.uniform(160, 320) ** 2, pierce=0.5,
+        density=1 / rng.uniform(160, 320) ** 2, pierce=0.5, beam=0.35,
     )  # fmt: skip
 
 

@@ -23,13 +23,14 @@ _VERTEX = """#version 330
 in vec3 position; in vec3 normal; in vec3 colour; in float material;
 uniform mat4 clip; uniform vec3 eye; uniform vec4 place; uniform vec2 turn; uniform vec3 tint;
 uniform vec3 sun; uniform vec2 light; uniform vec3 palette[8];
-uniform vec3 haze; uniform float density; uniform float pierce;
+uniform vec3 haze; uniform float density; uniform float pierce; uniform float beam;
 out vec3 shade; out vec3 far; out vec2 ground;
 void main() {
   vec3 p = vec3(turn.x*position.x - turn.y*position.y, turn.y*position.x + turn.x*position.y, position.z) + place.xyz;
   vec3 n = vec3(turn.x*normal.x - turn.y*normal.y, turn.y*normal.x + turn.x*normal.y, normal.z);
   int m = int(material + 0.5);
   float lit = light.x * (0.85 + 0.15*n.z) + light.y * max(dot(n, sun), 0.0);
+  if (m == 0 || m == 7) lit += beam / (1.0 + dot(p - eye, p - eye) * 0.0016);
   vec3 base = colour * palette[m] * (m == 7 ? tint : vec3(1.0));
   float fog = 1.0 - exp(-dot(p - eye, p - eye) * density * (m == 6 ? pierce : 1.0));
   shade = (m == 6 ? colour : base * lit) * (1.0 - fog);
@@ -125,7 +126,7 @@ class Renderer:
         program["eye"] = tuple(camera.eye(pose)[:3])
         program["sun"], program["light"] = look.sun, look.light
         program["palette"].write(look.palette.astype(np.float32).tobytes())
-        program["haze"], program["density"], program["pierce"] = look.haze, look.density, look.pierce
+        program["haze"], program["density"], program["pierce"], program["beam"] = look.haze, look.density, look.pierce, look.beam
         self._grain.use(0)
         # near things first: what they hide needs no shading
         program["textured"] = 0.0
