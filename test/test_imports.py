@@ -31,7 +31,7 @@ ONLY_IN = {
     **dict.fromkeys(("trajectory_msgs", "visualization_msgs", "diagnostic_msgs", "lifecycle_msgs", "tf2_msgs", "cv_bridge"), {"ros"}),
     **dict.fromkeys(("libsumo", "sumolib", "sumo", "moderngl"), {"sim"}),
     "shapely": {"sim", "evaluation"},
-    "onnxruntime": {"engine.backends.onnxruntime"},
+    "onnxruntime": {"engine.backends.onnxruntime", "sim.planners"},
     "tensorrt": {"engine.build", "engine.backends.tensorrt"},
     "rosbags": {"data"},
     "matplotlib": {"evaluation", "training"},

@@ -13,7 +13,7 @@ from spanvla_ros.evaluation.driving import summarize
 from spanvla_ros.share import DEMO_ENGINE, share
 
 if TYPE_CHECKING:
-    from spanvla_ros.sim.drive import DrivingPlanner
+    from spanvla_ros.sim.planners import DrivingPlanner
 
 EXAMPLE = """example:
   spanvla sim --planner spanvla --families lane,stopped,red --seeds 6000:6002 --out out
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _planner(name: str, engine: Path | None) -> DrivingPlanner:
-    from spanvla_ros.sim.drive import SIMPLE_PLANNERS, EnginePlanner
+    from spanvla_ros.sim.planners import SIMPLE_PLANNERS, EnginePlanner
 
     if name in SIMPLE_PLANNERS:
         return SIMPLE_PLANNERS[name]()

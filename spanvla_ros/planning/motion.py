@@ -28,8 +28,12 @@ def features(history: EgoHistory, command: Command) -> np.ndarray:
 
 def base(history: EgoHistory, spec: ModelSpec) -> np.ndarray:
     """Constant-turn roll-out (T, 3) float32 in base_link: the physical prior of the history-initialised source."""
+    return roll_out(history, spec.waypoint_interval_s * np.arange(1, spec.waypoints + 1))
+
+
+def roll_out(history: EgoHistory, times_s: np.ndarray) -> np.ndarray:
+    """Poses (T, 3) float32 in base_link of a car that keeps its speed and yaw rate."""
     speed = float(history.speeds_mps[-1])
     # the yaw rate of a car that stands is sensor noise
     turn = float(np.clip(history.yaw_rates_rps[-1], -MAX_YAW_RATE_RPS, MAX_YAW_RATE_RPS)) if abs(speed) > STANDSTILL_MPS else 0.0
-    times = spec.waypoint_interval_s * np.arange(1, spec.waypoints + 1)
-    return constant_turn(speed, turn, times).astype(np.float32)
+    return constant_turn(speed, turn, times_s).astype(np.float32)
