@@ -19,16 +19,13 @@ from spanvla_ros.contracts import ConfigError, SpanVLAError
 from spanvla_ros.share import runs
 from spanvla_ros.sim.layouts.plan import Plan
 
-KINDS = ("town",)
+KINDS = ("town", "grid", "ring", "arterial", "roundabout", "left")
 SEEDS_PER_MAP = 10
 LANE_WIDTH_M = 3.5
 _BENCHMARK = {"town": (6000, 6001, 6002)}
 _GENERATOR = "v2"  # part of the cache path: raise it whenever the generated roads change
 _NETS = Path(__file__).parent / "nets"
-_COMMON = (
-    "--default.lanewidth", str(LANE_WIDTH_M), "--no-turnarounds", "true",
-    "--junctions.corner-detail", "8", "--junctions.internal-link-detail", "12",
-)  # fmt: skip
+_COMMON = ("--default.lanewidth", str(LANE_WIDTH_M), "--no-turnarounds", "true", "--junctions.corner-detail", "8")
 
 
 def map_id(kind: str, seed: int) -> str:
@@ -107,7 +104,8 @@ def _pack(text: str, path: Path) -> None:
 def _run(command: list[str], name: str) -> None:
     result = subprocess.run(command, check=False, capture_output=True, text=True)
     if result.returncode:
-        raise SpanVLAError(f"netconvert failed on map {name}: {' '.join(result.stderr.strip().splitlines()[-1:])}")
+        errors = [line for line in result.stderr.splitlines() if line.startswith("Error")]
+        raise SpanVLAError(f"netconvert failed on map {name}: {(errors or ['no message'])[0]}")
 
 
 def _netconvert() -> str:

@@ -31,7 +31,7 @@ def plan(number: int) -> Plan:
             edges.append(
                 f'<edge id="{name}" from="{start}" to="{end}" numLanes="{lanes}" speed="{_SPEED_MPS}" shape="{points}" sidewalkWidth="2.0"/>'
             )
-    options = ("--default.junctions.radius", "11", "--crossings.guess", "true")
+    options = ("--junctions.internal-link-detail", "12", "--default.junctions.radius", "11", "--crossings.guess", "true")
     return Plan(nodes="".join(nodes), edges="".join(edges), options=options)
 
 
