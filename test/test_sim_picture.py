@@ -308,3 +308,31 @@ def test_cells_leave_out_what_a_house_hides(town, path):
     for distance, visible in ((25.0, False), (-14.0, True)):
         car = dataclasses.replace(actor("car", path, 0.0), x=float(x + distance * away[0]), y=float(y + distance * away[1]))
         assert bool((marker.bits(FRONT, ego, 0.0, (car,), Lamps()) & cells.VEHICLE).any()) is visible
+
+
+@pytest.mark.parametrize("control", ["stop", "yield"])
+def test_signs_tell_who_has_to_give_way(town, control):
+    ring = road.load("ring-6000")
+    lane = next(lane for lane in ring.lanes.values() if any(ring.lanes[way].control == control for way in lane.successors))
+    x, y, yaw = scenery.beside(ring, lane, lane.length_m - 1.0)
+    cos, sin = math.cos(yaw), math.sin(yaw)
+    ego = EgoState(x=x - 14.0 * cos - 2.6 * sin, y=y - 14.0 * sin + 2.6 * cos, yaw=yaw, speed_mps=5.0, steer_rad=0.0)
+    picture = shown(Stage(ring, 6000), ego)
+    u, v, _ = FRONT.project(ego.pose, np.array([(x, y, 2.25)]))
+    size = int(0.8 * 0.55 * FRONT.focal_px / 12.5)
+    plate = picture[int(v[0]) - size : int(v[0]) + size, int(u[0]) - size : int(u[0]) + size]
+    red = (plate[..., 0] > 130) & (plate[..., 1] < 90) & (plate[..., 2] < 90)
+    white = plate.min(axis=-1) > 150
+    assert red.mean() > 0.12 and white.mean() > 0.05
+    assert white[size, size] and (red.mean() > 0.4) == (control == "stop")
+
+
+def test_left_hand_traffic_has_its_posts_on_the_left(town):
+    left = road.load("left-6000")
+    lanes = [lane for lane in left.lanes.values() if lane.junction is None and lane.index == 0]
+    for lane in lanes[:6]:
+        x, y, yaw = scenery.beside(left, lane, lane.length_m / 2)
+        middle = shapely.LineString(lane.baseline).interpolate(lane.length_m / 2)
+        across = -math.sin(yaw) * (x - middle.x) + math.cos(yaw) * (y - middle.y)
+        assert across > lane.width_m / 2 + 0.5
+        assert left.drivable.distance(shapely.Point(x, y)) > 0.5
