@@ -15,7 +15,7 @@ import shapely
 from spanvla_ros.contracts import Command, ConfigError, SpanVLAError
 from spanvla_ros.sim import cells, look, road, scenery
 from spanvla_ros.sim.actor import SIZES, STATIC, Actor
-from spanvla_ros.sim.camera import CAMERAS, FRONT, FRONT_LEFT, FRONT_RIGHT
+from spanvla_ros.sim.camera import CAMERAS, FRONT
 from spanvla_ros.sim.ego import EgoState
 from spanvla_ros.sim.renderer import Renderer, encode
 from spanvla_ros.sim.road import HEAD_LAMPS_M
