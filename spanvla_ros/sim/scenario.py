@@ -111,7 +111,7 @@ def build(family: str, seed: int) -> Scenario:
     """The scenario of a family and seed; the same arguments give the same scenario."""
     spec = families.load(family)
     rng = np.random.default_rng([seed, spec.number, 1])
-    name = sorted(spec.variants)[seed % len(spec.variants)] if spec.variants else ""
+    name = sorted(spec.variants)[seed // len(spec.maps) % len(spec.variants)] if spec.variants else ""
     variant = spec.variants[name] if spec.variants else Variant(actors=spec.actors)
     for world in _worlds(spec, seed):
         try:
