@@ -1,248 +1,192 @@
-"""The expert driver: plans from the current state alone, and says why.
+"""The expert driver: plans from the present state, and says why.
 
-It rolls the bicycle 5 s forward under a return-to-lane steering law and an IDM speed law, against vehicles that keep
-their velocity and a lamp that keeps its colour. So it has a sensible plan from any state near the route.
+It chooses a line through what stands on the road, predicts who will be on that line, finds a speed that gets along with
+them, and rolls the bicycle 5 s forward. So it has a sensible plan from any state near the route.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
-from spanvla_ros.contracts import VEHICLE, Command, Trajectory
+from spanvla_ros.contracts import NS_PER_S, VEHICLE, Trajectory
 from spanvla_ros.geometry import to_local
 from spanvla_ros.sim import ego as bicycle
-from spanvla_ros.sim.decision import Decision, situation
+from spanvla_ros.sim.actor import Actor
+from spanvla_ros.sim.conflict import find
+from spanvla_ros.sim.corridor import Corridor, Line
+from spanvla_ros.sim.decision import Decision
 from spanvla_ros.sim.ego import EgoState
+from spanvla_ros.sim.manoeuvre import Manoeuvre, Planner
 from spanvla_ros.sim.narrator import Narrator, Scene
-from spanvla_ros.sim.route import SPACING_M, Path, Route
-from spanvla_ros.sim.world import Actor
+from spanvla_ros.sim.negotiation import Cause, Deal, Negotiator, Rules, urgency
+from spanvla_ros.sim.overtaking import travellers
+from spanvla_ros.sim.prediction import Forecaster, SignalStates
+from spanvla_ros.sim.road import RoadMap
+from spanvla_ros.sim.route import Route, StopLine
+from spanvla_ros.sim.speed import STEP_S, STEPS, Halt, profile
+from spanvla_ros.sim.style import Style
 
-CRUISE_MPS = 7.8
 FIELD_DISTANCES_M = (4.0, 8.0, 14.0, 20.0, 28.0)
 FAR_M = 80.0
 LAMPS = {"none": 0.0, "red": 1.0, "yellow": 2.0, "green": 3.0}
 _LAMP_RANGE_M = 42.0
-_STEP_S, _STEPS = 0.1, 50
-_CURVE_ACCELERATION = 1.9
-_ACCELERATE, _BRAKE, _HARDEST = 1.5, 2.0, 6.5
-_HEADWAY_S, _GAP_M, _LINE_GAP_M = 1.2, 3.5, 1.2
-_YELLOW_BRAKING = 3.0
-_CLEARANCE_M = 0.35
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Lead:
-    """Obstacle in the corridor: arc length of its rear per 0.5 s (inf = not in the corridor), speed along the path."""
-
-    rear_s: list[float]
-    speed_mps: float
-    kind: str
+_HARDEST, _YELLOW_BRAKING = 6.5, 3.0
+_NEAR_M = 100.0
+_STANDING_MPS = 0.3
 
 
 class Expert:
-    """Planner of one episode. The plan depends on the given state only; the wording also on what was said before."""
+    """Planner of one episode. The plan depends on the given state; memory serves the wording, and knows how long the car and others have stood."""
 
-    def __init__(self, route: Route, seed: int):
+    def __init__(self, road: RoadMap, route: Route, seed: int, style: Style = Style()):
         self.route = route
-        self._speeds = _speed_profile(route.path)
-        self._curvature = route.path.curvature.tolist()
-        self._frames = np.column_stack([route.path.xy, route.path.yaw]).tolist()
+        self.style = style
+        path = route.path
+        self._road = road
+        self._corridor = Corridor(road, path)
+        self._forecaster = Forecaster(road, frozenset(stop.connector for stop in path.stops))
+        self._speeds = profile(path, style)
+        self._planner = Planner(self._corridor, style)
+        self._negotiator = Negotiator(style, self._speeds)
         self._narrator = Narrator(seed)
         self._near_s = route.start_s
+        self._halted: set[float] = set()
+        self._waits_since_ns: int | None = None
 
-    def plan(self, ego: EgoState, actors: tuple[Actor, ...], lamp: str, stamp_ns: int) -> Decision:
-        """Decision for the ego among `actors` under the route's `lamp` (red, yellow, green)."""
-        path = self.route.path
+    def plan(self, ego: EgoState, actors: tuple[Actor, ...], signals: SignalStates, stamp_ns: int) -> Decision:
+        """Decision for the ego among `actors` (everything but the ego), with the lamps as they are now."""
+        path, corridor = self.route.path, self._corridor
         s, lateral, heading = path.project(ego.pose, self._near_s)
         if abs(lateral) > 8.0:
             s, lateral, heading = path.project(ego.pose)
         self._near_s = s
-        leads = self._leads(actors, s)
-        to_line = path.stop_s - s - VEHICLE.front_m
-        shown = lamp if -1.0 < to_line < _LAMP_RANGE_M else "none"
-        needed = ego.speed_mps**2 / (2 * max(to_line, 0.1))
-        stops = (shown == "red" and needed < _HARDEST) or (shown == "yellow" and needed < _YELLOW_BRAKING)
-        stops = stops and to_line > -0.5
-        stop_s = path.stop_s - VEHICLE.front_m if stops else math.inf
-        states, lead_force, target = self._roll(ego, s, lateral, heading, leads, stop_s)
-        poses = np.array([(state.x, state.y, state.yaw) for state in states])
-        trajectory = Trajectory(
+        waited = self._waited(ego, s, stamp_ns)
+        front = s + VEHICLE.front_m
+        reach = min(max(7.0 * ego.speed_mps + 25.0, 50.0), 100.0)
+        near = [a for a in actors if abs(a.x - ego.x) < _NEAR_M and abs(a.y - ego.y) < _NEAR_M]
+        lines = [stop for stop in path.stops if stop.exit_s > s and stop.s < s + reach]
+        gives_way = frozenset(name for stop in lines for name in self._road.lanes[stop.connector].yields_to)
+        around = travellers(corridor, near, s)
+        followers = frozenset(t.actor.name for t in around if t.s < s and abs(t.u - lateral * corridor.side) < 1.6)
+        forecast = self._forecaster.predict((ego.x, ego.y), near, signals, gives_way)
+        halts = self._signs(lines, front, ego.speed_mps, signals)
+        cruise = self._speeds[min(int(s / 0.5), len(self._speeds) - 1)]
+
+        def deal(choice: Manoeuvre) -> tuple[Deal, Rules, Line]:
+            line = corridor.line(s, reach, choice.shifts, self.style.lateral_bias_m, self.style.cuts_corner_m)
+            wanted = line.at(s)
+            error = abs(lateral - wanted[0]), abs(heading - wanted[1])
+            drift = corridor.drift(s, lateral, heading, ego.speed_mps, line, reach)
+            blocks = find(corridor, forecast, drift, s - 12.0, s + reach)
+            rules = Rules(
+                s=s, lateral_m=lateral, speed_mps=ego.speed_mps, acceleration_mps2=ego.acceleration_mps2, error=error, lines=lines,
+                gives_way_to=gives_way, changes=choice.changes, foreign=choice.foreign,
+            )  # fmt: skip
+            stops = [*halts, *choice.halts]
+            return self._negotiator.settle(rules, blocks, stops, choice.caps, followers), rules, line
+
+        choices = self._planner.choices(
+            near, around, s, lateral, ego.speed_mps, cruise, lines, reach, patience_over=waited > self._planner.patience_s
+        )
+        for choice in choices:
+            bargain, rules, line = deal(choice)
+            if not bargain.denied:
+                break
+        aborted = choice is not choices[0]
+        if bargain.against is not None:
+            evasive = self._planner.evade(choice, bargain.against, s, lateral, forecast)
+            if evasive is not None:
+                other, other_rules, other_line = deal(evasive)
+                if other.plan.s[-1] > bargain.plan.s[-1] - 2.0 or other.against is None:
+                    choice, bargain, rules, line = evasive, other, other_rules, other_line
+        trajectory = self._drive(ego, s, lateral, heading, bargain, line, stamp_ns)
+        causes = urgency(self.style, rules, bargain)
+        fields, shown = self._fields(s, lateral, heading, bargain, lines, signals)
+        scene = Scene(
+            corridor=corridor, ego=ego, s=s, lateral_m=lateral, heading_rad=heading, causes=causes, deal=bargain, choice=choice, aborted=aborted,
+            lamp=shown, lines=lines, trajectory=trajectory, cruise_mps=cruise,
+        )  # fmt: skip
+        said = self._narrator.tell(scene)
+        return Decision(
+            waypoints_base=to_local(trajectory.poses_odom[0], trajectory.poses_odom[5::5]),
+            trajectory=trajectory,
+            longitudinal=said.longitudinal,
+            lateral=said.lateral,
+            components=said.components,
+            mode="fast" if said.trace is None else "slow",
+            topic=said.topic,
+            trace=said.trace,
+            fields={name: float(value) for name, value in fields.items()},
+        )
+
+    def _waited(self, ego: EgoState, s: float, stamp_ns: int) -> float:
+        """Seconds that the car has been standing; remembers at which stop lines it has."""
+        if ego.speed_mps > _STANDING_MPS:
+            self._waits_since_ns = None
+            return 0.0
+        if self._waits_since_ns is None or stamp_ns < self._waits_since_ns:
+            self._waits_since_ns = stamp_ns
+        for stop in self.route.path.stops:
+            if -0.5 < stop.s - s - VEHICLE.front_m < 4.0:
+                self._halted.add(stop.s)
+        return (stamp_ns - self._waits_since_ns) / NS_PER_S
+
+    def _signs(self, lines: list[StopLine], front: float, speed: float, signals: SignalStates) -> list[tuple[Halt, Cause]]:
+        """Red and yellow lamps that can still be stopped for, stop signs not stopped at yet."""
+        halts = []
+        for stop in lines:
+            gap = stop.s - front
+            needed = speed**2 / (2 * max(gap, 0.1))
+            if gap < -0.5:
+                continue
+            if stop.signal is not None and not self.style.ignores_lamp:
+                lamp = signals.state(stop.signal)
+                if (lamp == "red" and needed < _HARDEST) or (lamp == "yellow" and needed < _YELLOW_BRAKING):
+                    halts.append((Halt(s=stop.s), Cause(topic=lamp, s=stop.s, line=stop)))
+            if stop.control == "stop" and stop.s not in self._halted and needed < _HARDEST and not self.style.ignores_priority:
+                halts.append((Halt(s=stop.s), Cause(topic="stop_sign", s=stop.s, line=stop)))
+            if self.style.hesitates >= 0.5 and stop.s not in self._halted and needed < _HARDEST:
+                halts.append((Halt(s=stop.s), Cause(topic="hesitation", s=stop.s, line=stop)))
+        return halts
+
+    def _drive(self, ego: EgoState, s: float, lateral: float, heading: float, deal: Deal, line: Line, stamp_ns: int) -> Trajectory:
+        """The bicycle under the speed plan's commands and the steering that follows the line."""
+        states = [ego]
+        state = ego
+        corridor = self._corridor
+        for command in deal.plan.commands:
+            steer = corridor.steer(s, lateral, heading, state.speed_mps, line)
+            after = bicycle.advance(state, command, steer, STEP_S)
+            s, lateral, heading = corridor.follow(after, s + 0.5 * (state.speed_mps + after.speed_mps) * STEP_S)
+            state = after
+            states.append(state)
+        return Trajectory(
             stamp_ns=stamp_ns,
-            times_s=np.arange(_STEPS + 1) * _STEP_S,
-            poses_odom=poses,
+            times_s=np.arange(STEPS + 1) * STEP_S,
+            poses_odom=np.array([(state.x, state.y, state.yaw) for state in states]),
             speeds_mps=np.array([state.speed_mps for state in states]),
             accelerations_mps2=np.array([state.acceleration_mps2 for state in states]),
             yaw_rates_rps=np.array([state.yaw_rate_rps for state in states]),
         )
-        nearest = min(leads, key=lambda lead: lead.rear_s[0], default=None)
-        gap = min(nearest.rear_s[0] - s - VEHICLE.front_m, FAR_M) if nearest else FAR_M
-        fields = {
+
+    def _fields(self, s: float, lateral: float, heading: float, deal: Deal, lines: list[StopLine], signals: SignalStates):
+        """Scene facts for training, and the lamp of the next stop line (none where it is far or has no signal)."""
+        path = self.route.path
+        front = s + VEHICLE.front_m
+        ahead = next((stop for stop in lines if stop.s - front > -1.0 and stop.control != "priority"), None)
+        to_line = ahead.s - front if ahead is not None else FAR_M
+        shown = signals.state(ahead.signal) if ahead is not None and ahead.signal is not None and to_line < _LAMP_RANGE_M else "none"
+        nearest = min(((lead.rear_s[0], lead.speed_mps) for lead, _ in deal.leads if math.isfinite(lead.rear_s[0])), default=None)
+        gap = min(nearest[0] - front, FAR_M) if nearest else FAR_M
+        return {
             "lateral_offset_m": lateral,
             "heading_error_rad": heading,
             **{f"curvature_1pm_{d:.0f}": path.curvature_at(s + d) for d in FIELD_DISTANCES_M},
             "lamp": LAMPS[shown],
-            "stop_distance_m": min(to_line, FAR_M) if to_line > -1.0 else FAR_M,
+            "stop_distance_m": min(to_line, FAR_M),
             "lead_gap_m": gap,
-            "lead_speed_mps": nearest.speed_mps if nearest and gap < FAR_M else 0.0,
-            "target_speed_mps": target,
-        }
-        scene = Scene(
-            speed_mps=ego.speed_mps,
-            lateral_m=lateral,
-            heading_rad=heading,
-            lamp=shown,
-            stops=stops,
-            line_m=to_line,
-            gap_m=gap,
-            lead_speed_mps=fields["lead_speed_mps"],
-            lead_kind=nearest.kind if nearest else "",
-            lead_force=lead_force,
-            turn=path.turn if -5.0 < path.stop_s - s < 35.0 else Command.STRAIGHT,
-            inside=path.stop_s - VEHICLE.front_m - 1.0 < s < path.exit_s - 3.0,
-            curvature=self._bend(s, ego.speed_mps),
-        )
-        topic, words, trace = self._narrator.tell(scene)
-        longitudinal, lateral_decision, components = situation(topic, words)
-        return Decision(
-            waypoints_base=to_local(poses[0], poses[5::5]),
-            trajectory=trajectory,
-            longitudinal=longitudinal,
-            lateral=lateral_decision,
-            components=components,
-            mode="fast" if trace is None else "slow",
-            topic=topic,
-            trace=trace,
-            fields={name: float(value) for name, value in fields.items()},
-        )
-
-    def _bend(self, s: float, speed: float) -> float:
-        """Sharpest curvature between here and a look-ahead of 2 s plus 6 m."""
-        low = int(s / SPACING_M)
-        part = self._curvature[low : low + int((6.0 + 2.0 * speed) / SPACING_M) + 1] or [0.0]
-        return max(part, key=abs)
-
-    def _leads(self, actors: tuple[Actor, ...], s: float) -> list[_Lead]:
-        """Actors that are, or with constant velocity will be, in the corridor within the next 5 s."""
-        path = self.route.path
-        here = path.pose(s)[:2]
-        near = [a for a in actors if abs(a.x - here[0]) < 70 and abs(a.y - here[1]) < 70]
-        if not near:
-            return []
-        times = np.arange(0, 5.01, 0.5)
-        direction = np.array([(math.cos(a.yaw), math.sin(a.yaw)) for a in near])
-        centre = np.array([(a.x, a.y) for a in near])
-        speed = np.array([a.speed_mps for a in near])
-        half = np.array([a.length_m / 2 for a in near])
-        along = half[:, None] * np.array([-1.0, 0.0, 1.0])
-        # (actor, time, rear/centre/front, xy)
-        points = (
-            centre[:, None, None]
-            + direction[:, None, None] * (along[:, None, :, None] + (speed[:, None] * times)[:, :, None, None])
-        )  # fmt: skip
-        at, distance = path.project_points(points.reshape(-1, 2), s - 6.0, s + 65.0)
-        shape = points.shape[:3]
-        reach = np.array([a.width_m / 2 for a in near]) + VEHICLE.width_m / 2 + _CLEARANCE_M
-        at = np.where(distance.reshape(shape) < reach[:, None, None], at.reshape(shape), np.inf)
-        # what is beside or behind our front bumper is not a lead
-        rear = at.min(axis=2)
-        ahead = at[:, :1].max(axis=2, initial=-np.inf, where=np.isfinite(at[:, :1])) > s + VEHICLE.center_m
-        leads = []
-        for k, actor in enumerate(near):
-            if not np.isfinite(rear[k]).any() or not (ahead[k, 0] or not np.isfinite(rear[k, 0])):
-                continue
-            first = int(np.flatnonzero(np.isfinite(rear[k]))[0])
-            if first > 4:
-                continue
-            yaw = path.pose(rear[k, first])[2]
-            pace = max(actor.speed_mps * math.cos(actor.yaw - yaw), 0.0)
-            # a vehicle that drives along the path stays on it through curves: its rear moves with the pace, not on a straight line
-            series = rear[k].copy()
-            if first == 0 and abs(math.remainder(actor.yaw - yaw, 2 * math.pi)) < 0.6:
-                series = rear[k, 0] + pace * times
-            leads.append(_Lead(rear_s=series.tolist(), speed_mps=pace, kind=actor.kind))
-        return leads
-
-    def _roll(self, ego: EgoState, s: float, lateral: float, heading: float, leads: list[_Lead], stop_s: float):
-        """States after each 0.1 s (51), deceleration asked for by leads at the start, target speed at the start."""
-        states = [ego]
-        state = ego
-        lead_force = target = 0.0
-        last = len(self._speeds) - 1
-        for k in range(_STEPS):
-            speed = state.speed_mps
-            limit = self._speeds[min(int((s + 0.4 * speed) / SPACING_M), last)]
-            # far from the lane's centre or direction a driver is slow
-            limit = min(limit, max(3.0, CRUISE_MPS - 2.2 * max(abs(lateral) - 0.5, 0.0) - 9.0 * max(abs(heading) - 0.12, 0.0)))
-            free = min(max(1.1 * (limit - speed), -_HARDEST), _ACCELERATE)
-            push = self._lead_push(leads, s, speed, k)
-            line = _line_push(stop_s - s, speed)
-            if k == 0:
-                lead_force, target = push, limit
-            acceleration = max(free - max(push, line), -_HARDEST)
-            state = bicycle.advance(state, acceleration, self._steer(s, lateral, heading, speed), _STEP_S)
-            states.append(state)
-            s, lateral, heading = self._follow(state, s + 0.5 * (speed + state.speed_mps) * _STEP_S)
-        return states, lead_force, target
-
-    def _follow(self, state: EgoState, s: float) -> tuple[float, float, float]:
-        """Arc length, lateral offset and heading error of a state whose arc length is about `s`."""
-        i = min(max(round(s / SPACING_M), 0), len(self._frames) - 1)
-        x, y, yaw = self._frames[i]
-        dx, dy = state.x - x, state.y - y
-        cos, sin = math.cos(yaw), math.sin(yaw)
-        along = cos * dx + sin * dy
-        heading = math.remainder(state.yaw - yaw - self._curvature[i] * along, 2 * math.pi)
-        return i * SPACING_M + along, cos * dy - sin * dx, heading
-
-    def _steer(self, s: float, lateral: float, heading: float, speed: float) -> float:
-        """Steering angle that follows the path's curvature and lets offset and heading error die out, critically damped, over `reach` metres."""
-        last = len(self._curvature) - 1
-        ahead = self._curvature[min(int((s + 0.15 * speed + 0.6) / SPACING_M), last)]
-        reach = max(4.5, 0.85 * speed, speed * math.sqrt(abs(lateral) / 2.0))
-        curvature = ahead - lateral / reach**2 - 2.0 * math.sin(heading) / reach
-        most = max(4.0 / max(speed, 1.0) ** 2, abs(ahead) + 0.02)
-        return math.atan(VEHICLE.wheel_base_m * min(max(curvature, -most), most))
-
-    def _lead_push(self, leads: list[_Lead], s: float, speed: float, k: int) -> float:
-        """Deceleration [m/s^2] that the IDM takes off the free acceleration for the most urgent lead."""
-        worst = 0.0
-        share = k * _STEP_S / 0.5
-        i = int(share)
-        for lead in leads:
-            rear, later = lead.rear_s[i], lead.rear_s[i + 1]
-            if later < math.inf and rear < math.inf:
-                rear += (share - i) * (later - rear)
-            gap = rear - s - VEHICLE.front_m
-            if not -6.0 < gap < 70.0:
-                continue
-            if speed < 0.4 and lead.speed_mps < 0.4 and gap < _GAP_M + 1.5:
-                return 2 * _ACCELERATE
-            wanted = _GAP_M + max(0.0, speed * _HEADWAY_S + speed * (speed - lead.speed_mps) / (2 * math.sqrt(_ACCELERATE * _BRAKE)))
-            worst = max(worst, _ACCELERATE * (wanted / max(gap, 0.3)) ** 2)
-        return worst
-
-
-def _line_push(gap: float, speed: float) -> float:
-    """The same for a stop line `gap` metres ahead of the front bumper (inf: no need to stop)."""
-    if gap > 70.0:
-        return 0.0
-    if speed < 0.5 and gap < _LINE_GAP_M + 0.8:
-        return 2 * _ACCELERATE
-    wanted = _LINE_GAP_M + speed * 0.7 + speed * speed / (2 * math.sqrt(_ACCELERATE * _BRAKE))
-    return _ACCELERATE * (wanted / max(gap, 0.3)) ** 2
-
-
-def _speed_profile(path: Path) -> list[float]:
-    """Highest comfortable speed per sample of the path: curves with 1.9 m/s^2 sideways, slowed down for with 1.2 m/s^2, standing at its end."""
-    # neighbours count: a car is longer than a sample
-    width = int(2.0 / SPACING_M)
-    padded = np.pad(np.abs(path.curvature), width, mode="edge")
-    sharp = np.lib.stride_tricks.sliding_window_view(padded, 2 * width + 1).max(axis=1)
-    speeds = np.minimum(CRUISE_MPS, np.sqrt(_CURVE_ACCELERATION / np.maximum(sharp, 1e-4)))
-    speeds[-1] = 0.0
-    for i in range(len(speeds) - 2, -1, -1):
-        speeds[i] = min(speeds[i], math.sqrt(speeds[i + 1] ** 2 + 2 * 1.2 * SPACING_M))
-    return speeds.tolist()
+            "lead_speed_mps": max(nearest[1], 0.0) if nearest and gap < FAR_M else 0.0,
+            "target_speed_mps": deal.plan.target_mps,
+        }, shown

@@ -1,0 +1,241 @@
+"""Brings a line and everybody on it together: whom to follow, where to wait, when to go."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from spanvla_ros.contracts import VEHICLE
+from spanvla_ros.sim.actor import Actor
+from spanvla_ros.sim.conflict import Block, meets
+from spanvla_ros.sim.prediction import TIMES_S
+from spanvla_ros.sim.route import StopLine
+from spanvla_ros.sim.speed import Cap, Halt, Lead, SpeedPlan, push, roll
+from spanvla_ros.sim.style import Style
+
+_ROUNDS = 5
+_LEAD_BRAKES_MPS2 = 1.5
+_SOON_S = 1.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cause:
+    """Why the car slows down: a topic of the narrator, the actor or lamp behind it, and where it waits (arc length)."""
+
+    topic: str
+    s: float
+    actor: Actor | None = None
+    line: StopLine | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """The ego's situation. s, speed, acceleration now; error to the line; lines: stop lines ahead; gives_way_to: connectors with priority
+    over it; changes: it moves into another lane, where others come first; foreign: stretch of the wrong side it wants to use."""
+
+    s: float
+    lateral_m: float
+    speed_mps: float
+    acceleration_mps2: float
+    error: tuple[float, float]
+    lines: Sequence[StopLine]
+    gives_way_to: frozenset[str]
+    changes: bool = False
+    foreign: tuple[float, float] | None = None
+
+    @property
+    def front_s(self) -> float:
+        return self.s + VEHICLE.front_m
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deal:
+    """Outcome: the speed plan, what it heeds (with causes), whether the line can't be had now, whom nobody gets past without evading."""
+
+    plan: SpeedPlan
+    leads: list[tuple[Lead, Cause]]
+    halts: list[tuple[Halt, Cause]]
+    denied: bool
+    against: Block | None
+
+
+class Negotiator:
+    """Finds a speed plan for one line among its blocks."""
+
+    def __init__(self, style: Style, speeds: list[float]):
+        self._style = style
+        self._speeds = speeds
+
+    def settle(
+        self, rules: Rules, blocks: list[Block], halts: list[tuple[Halt, Cause]], caps: list[Cap], followers: frozenset[str]
+    ) -> Deal:
+        """Speed plan from the present state. halts: what must be stopped for in any case; followers: names of who drives behind the ego."""
+        leads: list[tuple[Lead, Cause]] = []
+        halts = list(halts)
+        later: list[Block] = []
+        against: Block | None = None
+        for block in blocks:
+            if not block.now:
+                later.append(block)
+            elif block.low[0] >= rules.s + VEHICLE.center_m:
+                if block.against and block.actor.speed_mps > 0.5:
+                    against = against or block
+                self._present(rules, block, leads, halts)
+        plan = self._roll(rules, leads, halts, caps)
+        denied = False
+        pending = [b for b in later if not (b.along and b.actor.name in followers)]
+        for _ in range(_ROUNDS):
+            answers = [(block, self._answer(rules, block, plan)) for block in pending]
+            answers = [(block, answer) for block, answer in answers if answer is not None]
+            if not answers:
+                break
+            for block, answer in answers:
+                pending.remove(block)
+                if answer == "denied":
+                    denied = True
+                elif isinstance(answer, Lead):
+                    topic = "cut_in" if not rules.changes and not rules.gives_way_to.intersection(block.ways) else "merge_gap"
+                    leads.append((answer, Cause(topic=topic, s=float(block.low[block.first]), actor=block.actor)))
+                else:
+                    if block.against:
+                        against = against or block
+                    halt, cause = self._wait(rules, block)
+                    halts.append((halt, cause))
+            plan = self._roll(rules, leads, halts, caps)
+        return Deal(plan=plan, leads=leads, halts=halts, denied=denied, against=against)
+
+    def _roll(self, rules: Rules, leads: list, halts: list, caps: list[Cap]) -> SpeedPlan:
+        return roll(
+            self._style,
+            self._speeds,
+            (rules.s, rules.speed_mps, rules.acceleration_mps2),
+            [lead for lead, _ in leads],
+            [halt for halt, _ in halts],
+            caps,
+            rules.error,
+        )
+
+    def _present(self, rules: Rules, block: Block, leads: list, halts: list) -> None:
+        """Heed what is in the corridor already."""
+        actor = block.actor
+        if actor.kind == "pedestrian" and not block.along:
+            if not self._style.ignores_priority:
+                halts.append(self._wait(rules, block))
+            return
+        if self._style.ignores_leads:
+            return
+        if actor.speed_mps > 0.5 and abs(block.heading) < 0.6 and math.isfinite(block.leaves_s):
+            halts.append(self._wait(rules, block))
+            return
+        rear = block.low.copy()
+        pace = block.pace_mps
+        if actor.braking and block.along and actor.speed_mps > 1.0:
+            braking = np.minimum(np.minimum(TIMES_S, 1.2), actor.speed_mps / _LEAD_BRAKES_MPS2)
+            rear = rear - _LEAD_BRAKES_MPS2 * braking * (TIMES_S - 0.5 * braking)
+            pace = max(pace - 0.5, 0.0)
+        topic = "stopped" if actor.speed_mps < 0.5 else "oncoming" if block.against else "lead"
+        extra = 1.5 if actor.is_static else 0.0
+        lead = Lead(rear_s=rear.tolist(), speed_mps=pace, extra_m=extra)
+        leads.append((lead, Cause(topic=topic, s=float(block.low[0]), actor=actor)))
+
+    def _answer(self, rules: Rules, block: Block, plan: SpeedPlan) -> Lead | str | None:
+        """None: no conflict; "denied": not on this line; a Lead to stay behind; "wait"."""
+        at = np.array(plan.s)
+        actor = block.actor
+        person = actor.kind in ("pedestrian", "bicycle")
+        priority = bool(rules.gives_way_to.intersection(block.ways)) or person
+        if self._style.ignores_priority and priority:
+            return None
+        if block.along and not person:
+            return self._merging(rules, block, plan, priority)
+        low = float(block.low[np.isfinite(block.low)].min())
+        inside = rules.front_s > low + 0.3
+        line = self._line(rules, block)
+        before, after, space = (1.0, 0.5, 1.2) if person else (1.3, 0.6, 0.8) if priority else (0.7, 0.4, 0.6)
+        if line is None and not person:
+            before = 0.6
+        if rules.foreign is not None and block.against:
+            before, after, space = 1.2, 0.5, 3.0
+        if inside or not meets(block, plan.times, at, before, after, space):
+            return None
+        if rules.foreign is not None and block.against:
+            return "denied"
+        return "wait"
+
+    def _merging(self, rules: Rules, block: Block, plan: SpeedPlan, priority: bool) -> Lead | str | None:
+        """Somebody who will drive our way in the same corridor: ahead a lead, behind only with a gap."""
+        k = block.first
+        when = float(TIMES_S[k])
+        index = min(int(when / 0.1), len(plan.s) - 1)
+        at = plan.s[index] + max(when - 5.0, 0.0) * plan.speeds[-1]
+        speed = block.actor.speed_mps
+        low, high = float(block.low[k]), float(block.high[k])
+        ours = priority or rules.changes
+        if low > at + VEHICLE.center_m or (not ours and low > at):
+            gap = low - at - VEHICLE.front_m
+            if ours and gap < 1.0 and rules.changes:
+                return "denied"
+            back = block.low.copy()
+            back[:k] = low - speed * (when - TIMES_S[:k])
+            return Lead(rear_s=back.tolist(), speed_mps=block.pace_mps, gentle=when > _SOON_S)
+        if not ours:
+            return None
+        later = plan.speeds[min(index + 15, len(plan.speeds) - 1)]
+        space = at - VEHICLE.rear_m - high
+        if space >= 2.0 + 0.35 * speed + max(speed - later, 0.0) ** 2 / 4.4:
+            return None
+        return "denied" if rules.changes else "wait"
+
+    @staticmethod
+    def _line(rules: Rules, block: Block) -> StopLine | None:
+        """The line before the junction where a block lies, if the ego has not crossed it."""
+        low = float(block.low[block.first])
+        return next((stop for stop in rules.lines if rules.front_s < stop.s + 0.7 and stop.s < low + 3.0 and low < stop.exit_s + 12.0), None)
+
+    def _wait(self, rules: Rules, block: Block) -> tuple[Halt, Cause]:
+        """Where to wait for somebody who comes across, until he has gone."""
+        actor = block.actor
+        there = np.isfinite(block.low)
+        low = float(block.low[there].min())
+        until = block.leaves_s + 0.2
+        line = self._line(rules, block)
+        if actor.kind == "pedestrian":
+            place, topic = low - 1.6, "pedestrian"
+            if line is not None and line.s < low < line.s + 7.0:
+                place = min(place, line.s)
+        elif line is not None:
+            place, topic = line.s, _topic(rules, block, line)
+            if block.along:
+                # whoever merges ahead is followed afterwards, the line is free once he is past the meeting point
+                past = np.flatnonzero(block.low > float(block.low[block.first]) + 3.0)
+                until = float(TIMES_S[past[0]]) if len(past) and past[0] > 0 else until
+        else:
+            place, topic = low - 0.5, "oncoming" if block.against else _topic(rules, block, None)
+            if block.along:
+                place, topic = float(block.low[block.first]) - 0.5, "merge_gap"
+                until = float(TIMES_S[block.first]) + 0.3
+        needed = rules.speed_mps**2 / (2 * max(place - rules.front_s, 0.1))
+        if needed > 6.5 and place < low - 0.4:
+            place = max(min(low - 0.4, rules.front_s + rules.speed_mps**2 / 13.0), place)
+        return Halt(s=place, until_s=until), Cause(topic=topic, s=low, actor=actor, line=line)
+
+
+def _topic(rules: Rules, block: Block, line: StopLine | None) -> str:
+    if not rules.gives_way_to.intersection(block.ways):
+        return "runner" if block.actor.kind not in ("pedestrian", "bicycle") else "pedestrian"
+    if line is not None and line.control == "signal":
+        return "oncoming_turn"
+    if block.along:
+        return "merge_gap"
+    return "give_way"
+
+
+def urgency(style: Style, rules: Rules, deal: Deal) -> list[tuple[float, Cause]]:
+    """Every cause with the deceleration [m/s^2] that it asks for now, strongest first."""
+    rows = [(push(style, rules.s, rules.speed_mps, lead=lead), cause) for lead, cause in deal.leads]
+    rows += [(push(style, rules.s, rules.speed_mps, halt=halt), cause) for halt, cause in deal.halts]
+    return sorted(rows, key=lambda row: -row[0])
+
