@@ -1,0 +1,192 @@
+"""One judged drive with everything the report shows of it; and the loop that drives it in this process."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import shapely
+
+from spanvla_ros.contracts import InputError, Plan
+from spanvla_ros.evaluation import birdview, sketch
+from spanvla_ros.evaluation.benchmark import latency
+from spanvla_ros.evaluation.driving import Judge
+from spanvla_ros.evaluation.pdm.scene import WAYPOINT_S, WAYPOINTS
+from spanvla_ros.evaluation.pdm.scorer import score
+from spanvla_ros.evaluation.tape import PERIOD_S, Box, Ground, Snapshot, Tape, rings
+from spanvla_ros.geometry import to_global
+from spanvla_ros.planning.trajectory import densify
+from spanvla_ros.planning.validity import Limits, violations
+from spanvla_ros.sim import frame as frames
+from spanvla_ros.sim.planners import DrivingPlanner
+from spanvla_ros.sim.scenario import Scenario
+from spanvla_ros.sim.simulation import Simulation
+from spanvla_ros.sim.source import SimulationSource
+
+_FRAME_NS = 100_000_000
+_SNAPSHOT_NS = round(PERIOD_S * 1e9)
+_SCORED_NS = 1_000_000_000  # one plan per second of driving
+_SHOWN_M = 60.0
+_FILM = "front"
+_LIMITS = Limits()
+
+
+class _Filmed(Simulation):
+    """Remembers what the front camera delivered last."""
+
+    film: bytes | None = None
+
+    def exposures(self, camera: str, picture: np.ndarray | None = None) -> list[tuple[int, Any]]:
+        arriving = super().exposures(camera, picture)
+        if camera == _FILM and arriving and picture is None:
+            self.film = arriving[-1][1]
+        return arriving
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Made:
+    """A plan for the PDM score: frame it was made at, waypoints (8, 3) in base_link."""
+
+    index: int
+    waypoints_base: np.ndarray
+
+
+class Trial:
+    """Simulation and judge of one scenario. Call `begin` after the reset, `stepped` after every 0.05 s, `planned` for every plan."""
+
+    def __init__(self, scenario: Scenario, *, render: bool, black: bool = False, watches: bool = True):
+        """watches: the planner asks for the pictures, else they are taken here for the clips alone."""
+        self.simulation = _Filmed(scenario, render=render, black=black)
+        self.judge = Judge(scenario.family, scenario.seed, scenario.time_limit_s)
+        self._takes = render and not black and not watches
+        self._frames: list[frames.Frame] = []
+        self._snapshots: list[Snapshot] = []
+        self._made: list[_Made] = []
+        self._times_ms: list[float] = []
+        self._plan: Plan | None = None
+        self._plans = self._refused = 0
+
+    def stepped(self) -> None:
+        """Look at the simulation as it stands now."""
+        simulation = self.simulation
+        truth = simulation.truth()
+        self.judge.watch(truth)
+        if simulation.stamp_ns % _FRAME_NS == 0:
+            self._frames.append(frames.take(simulation))
+        if simulation.stamp_ns % _SNAPSHOT_NS == 0:
+            self._snapshots.append(self._snapshot(truth))
+
+    def planned(self, plan: Plan, took_ms: float) -> bool:
+        """Take note of a plan made for the newest frame; False for one that no car can drive, as the planner node refuses it."""
+        self._plans += 1
+        self._times_ms.append(took_ms)
+        self._plan = plan
+        known = plan.waypoint_interval_s == WAYPOINT_S and len(plan.waypoints_base) >= WAYPOINTS
+        if known and self._frames and plan.t0_ns % _SCORED_NS == 0 and self._frames[-1].stamp_ns >= plan.t0_ns:
+            index = len(self._frames) - 1 - (self._frames[-1].stamp_ns - plan.t0_ns) // _FRAME_NS
+            self._made.append(_Made(index=index, waypoints_base=plan.waypoints_base[:WAYPOINTS]))
+        good = not violations(densify(plan), _LIMITS)
+        self._refused += not good
+        return good
+
+    def refused(self) -> None:
+        """The planner had no plan to give."""
+        self._refused += 1
+
+    def result(self) -> dict[str, Any]:
+        """The judge's result with scores of the plans, latency (plan_times_ms of every plan) and state hash."""
+        scenario = self.simulation.scenario
+        return {
+            **self.judge.result(),
+            "map_id": scenario.map_id,
+            "variant": scenario.variant,
+            "plans": self._plans,
+            "refused": self._refused,
+            "pdm": self._pdm(),
+            "plan_latency_ms": latency(self._times_ms),
+            "plan_times_ms": [round(value, 3) for value in self._times_ms],
+            "state_hash": self.simulation.state_hash,
+        }
+
+    def pictures(self, result: dict[str, Any]) -> dict[str, bytes]:
+        """File name -> content: the drive from above, its speed, and a clip where it failed."""
+        if not self._snapshots:
+            return {}
+        tape = Tape(result=result, ground=self._ground(), snapshots=self._snapshots)
+        made = {"top.svg": sketch.from_above(tape).encode(), "speed.svg": sketch.speed(tape).encode()}
+        film = birdview.clip(tape)
+        return made if film is None else {**made, "clip.webp": film}
+
+    def _snapshot(self, truth: Any) -> Snapshot:
+        simulation, ego = self.simulation, self.simulation.ego
+        stop = simulation.route.path.next_stop(simulation.route_s)
+        if self._takes:
+            simulation.film = simulation.jpeg(_FILM)
+        plan = self._plan
+        return Snapshot(
+            time_s=truth.time_s,
+            pose=truth.pose,
+            speed_mps=truth.speed_mps,
+            footprint=truth.footprint,
+            boxes=tuple(
+                Box(name=a.name, kind=a.kind, corners=a.corners, braking=a.braking)
+                for a in simulation.actors
+                if abs(a.x - ego.x) < _SHOWN_M and abs(a.y - ego.y) < _SHOWN_M
+            ),
+            plan=np.empty((0, 2)) if plan is None else to_global(plan.pose_odom, plan.waypoints_base)[:, :2],
+            stop=simulation.route.path.pose(stop.s) if stop is not None and stop.signal is not None else None,
+            lamp=truth.lamp,
+            jpeg=simulation.film,
+            text=plan.reasoning if plan is not None else "",
+        )
+
+    def _ground(self) -> Ground:
+        road, route = self.simulation.road, self.simulation.route
+        line = route.path.pose(np.linspace(route.start_s, route.end_s, max(int(route.length_m), 2)))[:, :2]
+        ways = np.concatenate([line, [s.pose[:2] for s in self._snapshots]])
+        window = shapely.box(*(ways.min(axis=0) - _SHOWN_M), *(ways.max(axis=0) + _SHOWN_M))
+        areas = {name: rings(getattr(road, name).intersection(window)) for name in ("drivable", "sidewalk", "white", "yellow")}
+        return Ground(**areas, route=line)
+
+    def _pdm(self) -> dict[str, float] | None:
+        """Mean sub-scores of one plan per second against what really happened in the 5 s after it; None without such plans."""
+        rows = []
+        for made in self._made:
+            if made.index + frames.AHEAD >= len(self._frames):
+                continue
+            scene = frames.pdm_scene(self.simulation.road, self.simulation.route, self._frames, made.index)
+            found = {version: score(scene, made.waypoints_base[None], version) for version in ("v1", "v2")}
+            values = {name: float(value[0]) for name, value in found["v2"].values.items()}
+            rows.append({"epdms": float(found["v2"].total[0]), "pdms": float(found["v1"].total[0]), **values})
+        if not rows:
+            return None
+        return {"plans": len(rows), **{name: round(float(np.mean([row[name] for row in rows])), 4) for name in rows[0]}}
+
+
+def drive(
+    scenario: Scenario, planner: DrivingPlanner, *, render: bool = False, black: bool = False
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Drive a scenario to its end: the result (plain JSON values) and the pictures of `Trial.pictures`."""
+    began_s = time.perf_counter()
+    trial = Trial(scenario, render=render, black=black, watches=planner.needs_pictures)
+    simulation = trial.simulation
+    source = SimulationSource(simulation, planner.spec, pictures=planner.needs_pictures, on_step=trial.stepped)
+    try:
+        observation = source.reset()
+        planner.watch(simulation)
+        while observation is not None and trial.judge.ended is None:
+            began = time.perf_counter()
+            try:
+                plan = planner.plan(observation)
+                good = trial.planned(plan, 1e3 * (time.perf_counter() - began))
+            except InputError:
+                plan, good = None, False
+                trial.refused()
+            observation = source.step(plan if good else None)
+        result = trial.result()
+        result["wall_s"] = round(time.perf_counter() - began_s, 2)
+        return result, trial.pictures(result)
+    finally:
+        simulation.close()
