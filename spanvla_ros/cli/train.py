@@ -1,4 +1,4 @@
-"""Train the tokenizer, the VLM, or the action expert."""
+"""Train the tokenizer, the VLM, the action expert, or the baseline that sees nothing."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ EXAMPLES = {
     "tokenizer": "spanvla train tokenizer --config config/train/demo_vlm.yaml --data data/demo --run demo-vlm",
     "vlm": "spanvla train vlm --config config/train/demo_vlm.yaml --data data/demo --run demo-vlm loop.seconds=600",
     "expert": "spanvla train expert --config config/train/demo_expert.yaml --data data/demo --run demo-expert vlm=demo-vlm",
+    "ego_mlp": "spanvla train ego_mlp --config config/train/ego_mlp.yaml --data data/demo --run ego-mlp",
 }
 HELP = {
     "tokenizer": "byte-level BPE on the prompts and reasoning texts of a data set",
     "vlm": "stage 0 and 1: vision on simulator labels, then reasoning in text",
     "expert": "stage 2: flow-matching action expert on the cached keys and values of a trained VLM",
+    "ego_mlp": "baseline: a network that knows the ego's motion and the command and sees nothing, as ONNX",
 }
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("train", help=__doc__, description=__doc__)
-    stages = parser.add_subparsers(dest="stage", required=True, metavar="{tokenizer,vlm,expert}")
+    stages = parser.add_subparsers(dest="stage", required=True, metavar="{tokenizer,vlm,expert,ego_mlp}")
     for stage, text in HELP.items():
         sub = stages.add_parser(
             stage,
@@ -47,6 +49,11 @@ def run(args: argparse.Namespace) -> int:
     if args.stage == "expert":
         expert = configs.load(ExpertConfig, args.config, args.overrides)
         launch(expert.processes, run_expert, (expert, args.data, name, say))
+        return 0
+    if args.stage == "ego_mlp":
+        from spanvla_ros.training.ego import EgoConfig, run_ego
+
+        run_ego(configs.load(EgoConfig, args.config, args.overrides), args.data, name, say)
         return 0
     config = configs.load(VlmConfig, args.config, args.overrides)
     if args.stage == "tokenizer":
