@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,6 +43,21 @@ class Lane:
     signal: tuple[str, int] | None = None
     control: str | None = None
     yields_to: tuple[str, ...] = ()
+
+
+def keeps_left(net_file: Path) -> bool:
+    """True if a net (gzip) is one of left-hand traffic; sumolib does not tell."""
+    with gzip.open(net_file, "rt", encoding="utf-8") as text:
+        return 'lefthand="true"' in text.read(2000)
+
+
+def programmes(net: Any) -> dict[str, tuple[tuple[float, str], ...]]:
+    """Phases (seconds, SUMO letters per link) of every traffic light."""
+    found = {}
+    for light in net.getTrafficLights():
+        (programme,) = light.getPrograms().values()
+        found[light.getID()] = tuple((float(phase.duration), phase.state) for phase in programme.getPhases())
+    return found
 
 
 def car_lanes(edge: Any) -> list[Any]:

@@ -68,11 +68,13 @@ def generate(name: str, folder: Path) -> None:
                 Path(f"{base}.{suffix}.xml").write_text(f"<{root}>{elements}</{root}>")
                 command += [option, f"{base}.{suffix}.xml"]
         _run(command, name)
-        _run([_netconvert(), "-s", f"{base}.net.xml", "--opendrive-output", f"{base}.xodr"], name)
-        for suffix in ("xodr", "net.xml"):
-            # comments and dates hold time and paths: without them the file depends on the map alone
-            text = re.sub(r"<!--.*?-->\s*", "", Path(f"{base}.{suffix}").read_text(), flags=re.DOTALL)
-            _pack(re.sub(r' date="[^"]*"', "", text), folder / f"{name}.{suffix}.gz")
+        # the header comment holds date and paths: without it the file depends on the map alone
+        text = re.sub(r"<!--.*?-->\s*", "", Path(f"{base}.net.xml").read_text(), flags=re.DOTALL)
+    _pack(text, folder / f"{name}.net.xml.gz")
+    # here, because sumolib is an extra and a map's path needs none
+    from spanvla_ros.sim import opendrive
+
+    _pack(opendrive.document(folder / f"{name}.net.xml.gz"), folder / f"{name}.xodr.gz")
 
 
 def _file(name: str, suffix: str) -> Path:

@@ -8,6 +8,8 @@ from shapely.ops import substring
 
 from spanvla_ros.sim.lanes import Lane
 
+_SHORTEST_M = 5.0  # shorter pieces of road, between two junctions, have no lines along them
+
 
 def zebra(line: LineString, width: float) -> list[Polygon]:
     """Stripes parallel to the traffic of a crossing, which lies across the road."""
@@ -21,6 +23,8 @@ def zebra(line: LineString, width: float) -> list[Polygon]:
 def along(row: list[Lane], side: int, oncoming: bool) -> tuple[list[Polygon], list[Polygon]]:
     """White and yellow paint along the lanes of one edge, kerb to middle; `side` +1 where the middle is to the left."""
     white, yellow = [], []
+    if row[0].length_m < _SHORTEST_M:
+        return white, yellow
     for k, lane in enumerate(row):
         half = lane.width_m / 2
         if k == 0:

@@ -1,265 +1,223 @@
-"""OpenDRIVE text of a SUMO net: the same lanes for programs that don't read SUMO's format, CARLA above all.
+"""A SUMO net as OpenDRIVE 1.4, in the coordinates of the net: the same centre lines, point for point.
 
-netconvert has an OpenDRIVE output, but it draws every connection of a junction as one Bezier curve (up to 1 m beside SUMO's
-own lane) and puts all lights of a junction under one controller, which CARLA turns green together. Here every edge and every
-connector becomes one road that follows the centre of its innermost lane; other lanes are its parallels.
+Every edge and every connector becomes a road whose reference line is made of straight pieces beside the centre line of
+one of its lanes (netconvert's own export fits splines, which miss the lanes inside junctions by up to a metre). All
+lanes lie to the right of that line, in left-hand traffic too, because readers take a lane's direction from its sign.
 """
 
 from __future__ import annotations
 
-import gzip
 import math
-import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from xml.etree import ElementTree as ET
+from xml.etree import ElementTree
 
 import numpy as np
+import sumolib
 
-from spanvla_ros.contracts import SpanVLAError
-from spanvla_ros.sim.planview import Curve
+from spanvla_ros.sim import lanes as lane_reader
+from spanvla_ros.sim import markings
+from spanvla_ros.sim.lanes import Lane
 
-try:
-    import sumolib
-except ImportError as error:
-    raise SpanVLAError(f"{error.name} is missing; the simulator needs: pip install 'spanvla_ros[sim]'") from None
-
-# CARLA builds a traffic light from this type; its subtype is free
+_PLANE = "+proj=tmerc +lat_0=0 +lon_0=0 +k=1 +x_0=0 +y_0=0 +datum=WGS84 +units=m"
+_SIGNS = {"stop": "206", "yield": "205"}
 _LIGHT = "1000001"
-_BESIDE_KERB_M = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Road:
-    """One road element: `lanes` from the middle outward as (SUMO lane, type), `curve` the centre of the innermost one."""
+class _Strip:
+    """One lane of a road, from the left to the right: kind "driving" or "sidewalk", mark (type, colour) of its right border."""
 
-    number: int
-    name: str
-    curve: Curve
-    lanes: tuple[tuple[sumolib.net.lane.Lane, str], ...]
-    side: int  # of the lanes, seen from the middle of the road: -1 right-hand, +1 left-hand traffic
-
-    def lane_id(self, lane) -> int:
-        return self.side * (1 + [other for other, _ in self.lanes].index(lane))
-
-    def offset_m(self, lane) -> float:
-        """Left offset of a lane's centre from `curve`."""
-        widths = [other.getWidth() for other, _ in self.lanes[: abs(self.lane_id(lane))]]
-        return self.side * (sum(widths) - widths[0] / 2 - widths[-1] / 2)
-
-    @property
-    def kerb_m(self) -> float:
-        """Left offset of the outer border of the outermost lane from the reference line."""
-        return self.side * sum(lane.getWidth() for lane, _ in self.lanes)
+    kind: str
+    width_m: float
+    mark: tuple[str, str]
+    lane: Lane | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Connector:
-    road: _Road
-    source: sumolib.net.lane.Lane
-    target: sumolib.net.lane.Lane
+def document(net_file: Path) -> str:
+    """OpenDRIVE text of a SUMO net (gzip)."""
+    return _Writer(net_file).text()
 
 
-def text(net_file: Path) -> str:
-    """OpenDRIVE 1.4 of a net (.net.xml or .net.xml.gz). The same net gives the same text."""
-    net = sumolib.net.readNet(str(net_file), withInternal=True, withPedestrianConnections=True)
-    side = 1 if _lefthand(net_file) else -1
-    roads: dict[str, _Road] = {}
-    for edge in net.getEdges(withInternal=False):
-        lanes = [(lane, _kind(lane)) for lane in reversed(edge.getLanes())]
-        if any(kind == "driving" for _, kind in lanes):
-            curve = Curve.smooth(_points(lanes[0][0]))
-            roads[edge.getID()] = _Road(number=len(roads) + 1, name=edge.getID(), curve=curve, lanes=tuple(lanes), side=side)
-    connectors = list(_connectors(net, roads, side))
-    # CARLA takes a link for one to a junction when no road has that number
-    nodes = dict.fromkeys(c.source.getEdge().getToNode() for c in connectors)
-    junctions = {node: number for number, node in enumerate(nodes, len(roads) + len(connectors) + 1)}
+class _Writer:
+    def __init__(self, net_file: Path):
+        net = sumolib.net.readNet(str(net_file), withInternal=True, withPedestrianConnections=True, withPrograms=True)
+        self._net = net
+        self._side = -1 if lane_reader.keeps_left(net_file) else 1
+        self._lanes = lane_reader.read(net, lane_reader.programmes(net))
+        self._rows = {edge.getID(): [self._lanes[lane.getID()] for lane in lane_reader.car_lanes(edge)] for edge in lane_reader.streets(net)}
+        connectors = [lane for lane in self._lanes.values() if lane.junction]
+        self._from = {way: lane for row in self._rows.values() for lane in row for way in lane.successors}
+        self._into = {self._lanes[lane.successors[0]].edge: lane.junction for lane in connectors}
+        self._roads = {name: str(k + 1) for k, name in enumerate([*self._rows, *(lane.name for lane in connectors)])}
+        # no number is that of a road and of a junction: CARLA tells them apart by their numbers
+        names = dict.fromkeys(lane.junction for lane in connectors)
+        self._junctions = {name: str(len(self._roads) + k + 1) for k, name in enumerate(names)}
+        self._strips = {edge: list(self._across(edge, row)) for edge, row in self._rows.items()}
+        self._number = {s.lane.name: str(-k - 1) for strips in self._strips.values() for k, s in enumerate(strips) if s.lane}
+        self._lights: dict[str, list[str]] = {}
 
-    document = ET.Element("OpenDRIVE")
-    x0, y0, x1, y1 = net.getBoundary()
-    header = {"revMajor": "1", "revMinor": "4", "name": "", "version": "1.00", "north": y1, "south": y0, "east": x1, "west": x0}
-    ET.SubElement(document, "header", {name: str(value) for name, value in header.items()})
-    ET.SubElement(document.find("header"), "geoReference").text = "+proj=tmerc +lat_0=0 +lon_0=0 +k=1 +x_0=0 +y_0=0 +datum=WGS84 +units=m"
-    crossings = {c.getID(): c for c in net.getEdges(withInternal=True) if c.getFunction() == "crossing"}
-    for name, road in roads.items():
-        edge = net.getEdge(name)
-        element = _element(document, road, "-1")
-        for tag, node in (("predecessor", edge.getFromNode()), ("successor", edge.getToNode())):
-            if node in junctions:
-                ET.SubElement(element.find("link"), tag, elementType="junction", elementId=str(junctions[node]))
-        for crossing in [c for c in crossings.values() if edge in c.getCrossingEdges()]:
-            _crosswalk(element, road, crossings.pop(crossing.getID()).getLanes()[0])
-        if edge.getToNode() in junctions and edge.getTLS() is not None:
-            _light(element, road)
-    for connector in connectors:
-        _connect(document, connector, roads, junctions)
-    for node, number in junctions.items():
-        _junction(document, node, number, [c for c in connectors if c.source.getEdge().getToNode() is node], roads)
-    ET.indent(document, " ")
-    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(document, encoding="unicode") + "\n"
+    def text(self) -> str:
+        root = ElementTree.Element("OpenDRIVE")
+        west, south, east, north = self._net.getBoundary()
+        header = _add(root, "header", revMajor=1, revMinor=4, name="", version="1.00", north=north, south=south, east=east, west=west)
+        _add(header, "geoReference").text = _PLANE
+        for edge in self._rows:
+            self._edge(root, edge)
+        for lane in self._lanes.values():
+            if lane.junction:
+                self._connector(root, lane)
+        for light, signals in self._lights.items():
+            controller = _add(root, "controller", id=light, name=light)
+            for signal in signals:
+                _add(controller, "control", signalId=signal, type="0")
+        for name, number in self._junctions.items():
+            junction = _add(root, "junction", id=number, name=name)
+            for lane in self._lanes.values():
+                if lane.junction == name:
+                    before = self._from[lane.name]
+                    link = {"incomingRoad": self._roads[before.edge], "connectingRoad": self._roads[lane.name]}
+                    connection = _add(junction, "connection", id=len(junction), **link, contactPoint="start")
+                    _add(connection, "laneLink", **{"from": self._number[before.name], "to": "-1"})
+            if name in self._lights:
+                _add(junction, "controller", id=name, type="0")
+        ElementTree.indent(root, " ")
+        return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(root, encoding="unicode")}\n'
 
+    def _across(self, edge: str, row: list[Lane]) -> Iterator[_Strip]:
+        """Lanes of an edge from the left to the right."""
+        white, middle = ("solid", "white"), ("solid", "yellow" if lane_reader.opposite(self._net, edge, self._side) else "white")
+        walks = [lane for lane in self._net.getEdge(edge).getLanes() if not lane.allows("passenger")]
+        strips = [_Strip(kind="sidewalk", width_m=lane.getWidth(), mark=("none", "white")) for lane in walks]
+        for k, lane in enumerate(row):
+            inner, outer = middle if k == len(row) - 1 else ("broken", "white"), white if k == 0 else ("broken", "white")
+            strips.append(_Strip(kind="driving", width_m=lane.width_m, mark=outer if self._side > 0 else inner, lane=lane))
+        if self._side < 0 and walks:
+            strips[len(walks) - 1] = _Strip(kind="sidewalk", width_m=strips[len(walks) - 1].width_m, mark=white)
+        yield from strips[:: -self._side]
 
-def signal_name(edge: str) -> str:
-    """Identifier of the light at the end of an edge; all its lanes share one."""
-    return f"light.{edge}"
+    def _edge(self, root: ElementTree.Element, edge: str) -> None:
+        row, strips = self._rows[edge], self._strips[edge]
+        middle = row[len(row) // 2]
+        at = next(k for k, strip in enumerate(strips) if strip.lane is middle)
+        line = _beside(middle.baseline, sum(strip.width_m for strip in strips[:at]) + middle.width_m / 2)
+        road, length = self._road(root, edge, line, "-1")
+        link = _add(road, "link")
+        if edge in self._into:
+            _add(link, "predecessor", elementType="junction", elementId=self._junctions[self._into[edge]])
+        ways = [self._lanes[name] for lane in row for name in lane.successors]
+        if ways:
+            _add(link, "successor", elementType="junction", elementId=self._junctions[ways[0].junction])
+        self._body(road, line, middle.speed_mps)
+        border = ("solid", "yellow" if lane_reader.opposite(self._net, edge, self._side) else "white") if self._side > 0 else ("none", "white")
+        section = self._sections(road, border)
+        for k, strip in enumerate(strips):
+            self._lane(section, -k - 1, strip)
+        objects = _add(road, "objects")
+        for crossing in self._net.getEdges(withInternal=True):
+            if crossing.getFunction() == "crossing" and edge in [crossed.getID() for crossed in crossing.getCrossingEdges()][:1]:
+                _crosswalk(objects, crossing, line, at_end=crossing.getFromNode() is self._net.getEdge(edge).getToNode(), length=length)
+        self._signals(_add(road, "signals"), row, ways, length)
 
+    def _connector(self, root: ElementTree.Element, lane: Lane) -> None:
+        before, after = self._from[lane.name], self._lanes[lane.successors[0]]
+        line = _beside(lane.baseline, lane.width_m / 2)
+        road, _ = self._road(root, lane.name, line, self._junctions[lane.junction])
+        link = _add(road, "link")
+        _add(link, "predecessor", elementType="road", elementId=self._roads[before.edge], contactPoint="end")
+        _add(link, "successor", elementType="road", elementId=self._roads[after.edge], contactPoint="start")
+        self._body(road, line, lane.speed_mps)
+        section = self._sections(road, ("none", "white"))
+        strip = _Strip(kind="driving", width_m=lane.width_m, mark=("none", "white"), lane=lane)
+        self._lane(section, -1, strip, self._number[before.name], self._number[after.name])
+        _add(road, "objects")
+        _add(road, "signals")
 
-def _lefthand(net_file: Path) -> bool:
-    opener = gzip.open if net_file.suffix == ".gz" else open
-    with opener(net_file, "rt", encoding="utf-8") as file:
-        head = re.search(r"<net\b[^>]*>", file.read(20000))
-    return bool(head and re.search(r'lefthand="(true|1)"', head.group()))
+    def _road(self, root: ElementTree.Element, name: str, line: np.ndarray, junction: str) -> tuple[ElementTree.Element, float]:
+        length = float(np.hypot(*np.diff(line, axis=0).T).sum())
+        return _add(root, "road", name=name, length=length, id=self._roads[name], junction=junction), length
 
+    def _body(self, road: ElementTree.Element, line: np.ndarray, speed_mps: float) -> None:
+        _add(_add(road, "type", s="0", type="town"), "speed", max=speed_mps, unit="m/s")
+        plan, s = _add(road, "planView"), 0.0
+        for (x, y), (dx, dy) in zip(line, np.diff(line, axis=0)):
+            length = math.hypot(dx, dy)
+            _add(_add(plan, "geometry", s=s, x=x, y=y, hdg=math.atan2(dy, dx), length=length), "line")
+            s += length
+        _add(_add(road, "elevationProfile"), "elevation", s="0", a="0", b="0", c="0", d="0")
+        _add(road, "lateralProfile")
 
-def _kind(lane) -> str:
-    if lane.allows("passenger"):
-        return "driving"
-    return "sidewalk" if lane.allows("pedestrian") else "none"
+    def _sections(self, road: ElementTree.Element, border: tuple[str, str]) -> ElementTree.Element:
+        """Lane 0 with the mark of the left border; returns the place for the lanes to its right."""
+        section = _add(_add(road, "lanes"), "laneSection", s="0")
+        _mark(_add(_add(section, "center"), "lane", id="0", type="none", level="false"), border)
+        return _add(section, "right")
 
+    def _lane(self, section: ElementTree.Element, number: int, strip: _Strip, before: str | None = None, after: str | None = None) -> None:
+        lane = _add(section, "lane", id=number, type=strip.kind, level="false")
+        link = _add(lane, "link")
+        if before and after:
+            _add(link, "predecessor", id=before)
+            _add(link, "successor", id=after)
+        _add(lane, "width", sOffset="0", a=strip.width_m, b="0", c="0", d="0")
+        _mark(lane, strip.mark)
+        if strip.lane:
+            _add(lane, "speed", sOffset="0", max=strip.lane.speed_mps, unit="m/s")
 
-def _points(lane) -> np.ndarray:
-    points = np.array(lane.getShape())[:, :2]
-    return points[np.r_[True, np.hypot(*np.diff(points, axis=0).T) > 0.02]]
-
-
-def _connectors(net, roads: dict[str, _Road], side: int):
-    """Connections for cars, each with the road along its internal lanes, from the end of one road to the start of another."""
-    number = len(roads)
-    for name, source_road in roads.items():
-        for lane, kind in source_road.lanes:
-            links = [link for link in lane.getOutgoing() if kind == "driving" and link.getViaLaneID()]
-            for link in links:
-                target = link.getToLane()
-                if target.getEdge().getFunction() or not target.allows("passenger"):
-                    continue
-                first, chain = link.getViaLaneID(), [_points(lane)]
-                via = first
-                while via:
-                    chain.append(_points(net.getLane(via)))
-                    via = next((out.getViaLaneID() for out in net.getLane(via).getOutgoing() if out.getViaLaneID()), "")
-                target_road = roads[target.getEdge().getID()]
-                points = np.concatenate([*chain, _points(target)])
-                whole = Curve.smooth(points[np.r_[True, np.hypot(*np.diff(points, axis=0).T) > 0.02]])
-                curve = whole.between(
-                    source_road.curve.parallel(source_road.offset_m(lane)).xy[-1],
-                    target_road.curve.parallel(target_road.offset_m(target)).xy[0],
-                    (source_road.curve.tangent[-1], target_road.curve.tangent[0]),
-                )
-                number += 1
-                road = _Road(number=number, name=first, curve=curve, lanes=((net.getLane(first), "driving"),), side=side)
-                yield _Connector(road=road, source=lane, target=target)
-
-
-def _element(document: ET.Element, road: _Road, junction: str) -> ET.Element:
-    """The road element with plan view and lanes."""
-    rule = "LHT" if road.side > 0 else "RHT"
-    element = ET.SubElement(document, "road", name=road.name, length="0", id=str(road.number), junction=junction, rule=rule)
-    ET.SubElement(element, "link")
-    speed = f"{road.lanes[0][0].getSpeed():.2f}"
-    ET.SubElement(ET.SubElement(element, "type", s="0", type="town"), "speed", max=speed, unit="m/s")
-    # a connector's reference line is its centre, which may turn tighter than its border can; a road's is the inner border
-    # of its lanes, because CARLA counts objects and signals from there (with laneOffset it would misplace crosswalks)
-    inside = junction != "-1"
-    half = road.lanes[0][0].getWidth() / 2
-    line = road.curve if inside else road.curve.parallel(-road.side * half)
-    length = line.geometry(ET.SubElement(element, "planView"))
-    element.set("length", f"{length:.8f}")
-    ET.SubElement(ET.SubElement(element, "elevationProfile"), "elevation", s="0", a="0", b="0", c="0", d="0")
-    ET.SubElement(element, "lateralProfile")
-    lanes = ET.SubElement(element, "lanes")
-    if inside:
-        ET.SubElement(lanes, "laneOffset", s="0", a=f"{-road.side * half:.3f}", b="0", c="0", d="0")
-    section = ET.SubElement(lanes, "laneSection", s="0")
-    sides = {"left": 1, "center": 0, "right": -1}
-    for name, sign in sides.items():
-        if sign == 0:
-            centre = ET.SubElement(ET.SubElement(section, name), "lane", id="0", type="none", level="false")
-            _mark(centre, "none" if inside else "solid", "none", "yellow")
-        elif sign == road.side:
-            part = ET.SubElement(section, name)
-            rows = list(enumerate(road.lanes, 1))
-            for k, (lane, kind) in reversed(rows) if sign > 0 else rows:
-                row = ET.SubElement(part, "lane", id=str(sign * k), type=kind, level="false")
-                ET.SubElement(row, "width", sOffset="0", a=f"{lane.getWidth():.3f}", b="0", c="0", d="0")
-                beside = k < len(road.lanes) and road.lanes[k][1] == kind == "driving"
-                _mark(row, "none" if inside else "broken" if beside else "solid", "both" if beside else "none")
-                ET.SubElement(row, "speed", sOffset="0", max=f"{lane.getSpeed():.2f}", unit="m/s")
-    ET.SubElement(element, "objects")
-    ET.SubElement(element, "signals")
-    return element
-
-
-def _mark(lane: ET.Element, kind: str, change: str, colour: str = "standard") -> None:
-    ET.SubElement(lane, "roadMark", sOffset="0", type=kind, weight="standard", color=colour, width="0.15", laneChange=change)
-
-
-def _connect(document: ET.Element, connector: _Connector, roads: dict[str, _Road], junctions: dict) -> None:
-    """The road of a connector with its links."""
-    road = connector.road
-    source, target = (roads[lane.getEdge().getID()] for lane in (connector.source, connector.target))
-    element = _element(document, road, str(junctions[connector.source.getEdge().getToNode()]))
-    link = element.find("link")
-    ET.SubElement(link, "predecessor", elementType="road", elementId=str(source.number), contactPoint="end")
-    ET.SubElement(link, "successor", elementType="road", elementId=str(target.number), contactPoint="start")
-    row = element.find(f".//lane[@id='{road.side}']")
-    inner = ET.Element("link")
-    ET.SubElement(inner, "predecessor", id=str(source.lane_id(connector.source)))
-    ET.SubElement(inner, "successor", id=str(target.lane_id(connector.target)))
-    row.insert(0, inner)
+    def _signals(self, place: ElementTree.Element, row: list[Lane], ways: list[Lane], length: float) -> None:
+        """At the end of an edge, beside the kerb: its light, or its stop or yield sign."""
+        edge = row[0].edge
+        across = sum(strip.width_m for strip in self._strips[edge])
+        kerb = -across - 0.5 if self._side > 0 else 0.5
+        values = {"s": length - 0.25, "t": kerb, "orientation": "+", "country": "OpenDRIVE", "subtype": "-1", "value": "-1", "width": 0.6}
+        light = next((way.signal[0] for way in ways if way.signal), None)
+        controls = {markings.entry_control(lane, self._lanes) for lane in row if lane.successors}
+        sign = next((_SIGNS[control] for control in ("stop", "yield") if control in controls), None)
+        if light:
+            name = f"{light}:{edge}"
+            self._lights.setdefault(light, []).append(name)
+            signal = _add(place, "signal", id=name, name=light, dynamic="yes", zOffset=2.0, type=_LIGHT, height=2.3, **values)
+        elif sign:
+            signal = _add(place, "signal", id=f"{sign}:{edge}", name=sign, dynamic="no", zOffset=2.0, type=sign, height=0.6, **values)
+        else:
+            return
+        numbers = sorted(int(self._number[lane.name]) for lane in row if lane.successors)
+        _add(signal, "validity", fromLane=numbers[0], toLane=numbers[-1])
 
 
-def _junction(document: ET.Element, node, number: int, connectors: list[_Connector], roads: dict[str, _Road]) -> None:
-    """The junction and one controller per arm with a light, which CARLA serves one after the other."""
-    lit = list(dict.fromkeys(c.source.getEdge().getID() for c in connectors if c.source.getEdge().getTLS() is not None))
-    for k, edge in enumerate(lit):
-        controller = ET.SubElement(document, "controller", id=f"arm.{edge}", name=f"arm.{edge}", sequence=str(k))
-        ET.SubElement(controller, "control", signalId=signal_name(edge), type="0")
-    junction = ET.SubElement(document, "junction", id=str(number), name=node.getID())
-    for k, connector in enumerate(connectors):
-        source = roads[connector.source.getEdge().getID()]
-        ids = {"incomingRoad": str(source.number), "connectingRoad": str(connector.road.number)}
-        row = ET.SubElement(junction, "connection", id=str(k), **ids, contactPoint="start")
-        ET.SubElement(row, "laneLink", {"from": str(source.lane_id(connector.source)), "to": str(connector.road.side)})
-    for edge in lit:
-        ET.SubElement(junction, "controller", id=f"arm.{edge}", type="0")
+def _crosswalk(objects: ElementTree.Element, crossing, line: np.ndarray, *, at_end: bool, length: float) -> None:
+    """A zebra, seen from the start or the end of the edge whose reference line (N, 2) is given."""
+    lane = crossing.getLane(0)
+    a, b = np.array(lane.getShape())[[0, -1], :2]
+    along = (b - a) / np.hypot(*(b - a))
+    side = np.array([-along[1], along[0]]) * lane.getWidth() / 2
+    corners = np.array([a + side, b + side, b - side, a - side, a + side])
+    origin, ahead = (line[-1], line[-1] - line[-2]) if at_end else (line[0], line[1] - line[0])
+    ahead = ahead / np.hypot(*ahead)
+    local = np.stack([(corners - origin) @ ahead, (corners - origin) @ [-ahead[1], ahead[0]]], axis=-1)
+    place = {"s": length if at_end else 0.0, "t": "0", "zOffset": "0", "hdg": "0", "pitch": "0", "roll": "0", "orientation": "none"}
+    size = {"length": lane.getWidth(), "width": float(np.hypot(*(b - a)))}
+    outline = _add(_add(objects, "object", id=crossing.getID(), name=crossing.getID(), type="crosswalk", **place, **size), "outline")
+    for u, v in local:
+        _add(outline, "cornerLocal", u=u, v=v, z="0", height="0")
 
 
-def _last(element: ET.Element) -> str:
-    """Station just before the end of a road; CARLA finds no lane at the very end."""
-    return f"{float(element.get('length')) - 0.01:.4f}"
+def _beside(points: np.ndarray, left_m: float) -> np.ndarray:
+    """The polyline (N, 2), every piece moved to its left by the same distance, without points on top of each other."""
+    points = points[np.r_[True, np.hypot(*np.diff(points, axis=0).T) > 0.01]]
+    along = np.diff(points, axis=0)
+    along /= np.hypot(*along.T)[:, None]
+    normals = np.stack([-along[:, 1], along[:, 0]], axis=-1)
+    before, after = np.concatenate([normals[:1], normals]), np.concatenate([normals, normals[-1:]])
+    return points + left_m * (before + after) / (1 + (before * after).sum(1, keepdims=True))
 
 
-def _light(element: ET.Element, road: _Road) -> None:
-    """One light at the stop line, its post behind the kerb."""
-    signal = ET.SubElement(element.find("signals"), "signal", {
-        "id": signal_name(road.name), "name": signal_name(road.name), "s": _last(element), "t": f"{road.kerb_m + road.side * _BESIDE_KERB_M:.3f}",
-        "orientation": "+", "dynamic": "yes", "zOffset": "0", "country": "OpenDRIVE", "type": _LIGHT, "subtype": "-1", "value": "-1",
-    })  # fmt: skip
-    ids = sorted(road.lane_id(lane) for lane, kind in road.lanes if kind == "driving")
-    ET.SubElement(signal, "validity", fromLane=str(ids[0]), toLane=str(ids[-1]))
+def _mark(lane: ElementTree.Element, mark: tuple[str, str]) -> None:
+    change = "both" if mark[0] == "broken" else "none"
+    _add(lane, "roadMark", sOffset="0", type=mark[0], weight="standard", color=mark[1], width="0.16", laneChange=change)
 
 
-def _crosswalk(element: ET.Element, road: _Road, lane) -> None:
-    """A crosswalk object at the nearer end of the road, u along the crossing.
-
-    The crossing lies beyond the end, where a road has no stations: t puts the origin beside its middle, v reaches over to it.
-    """
-    line, half = np.array(lane.getShape())[:, :2], lane.getWidth() / 2
-    middle = (line[0] + line[-1]) / 2
-    border = road.curve.parallel(-road.side * road.lanes[0][0].getWidth() / 2)
-    at_end = np.hypot(*(border.xy[-1] - middle)) < np.hypot(*(border.xy[0] - middle))
-    origin, tangent = (border.xy[-1], border.tangent[-1]) if at_end else (border.xy[0], border.tangent[0])
-    left = np.array([-tangent[1], tangent[0]])
-    along = line[-1] - line[0]
-    length = float(np.hypot(*along))
-    along = along / length
-    t = float((middle - origin) @ along / (left @ along))
-    away = float((middle - origin - t * left) @ np.array([-along[1], along[0]]))
-    thing = ET.SubElement(element.find("objects"), "object", {
-        "id": lane.getID(), "name": lane.getID(), "type": "crosswalk", "s": _last(element) if at_end else "0",
-        "t": f"{t:.4f}", "zOffset": "0", "hdg": f"{math.atan2(along @ left, along @ tangent):.6f}", "pitch": "0", "roll": "0",
-        "orientation": "none", "length": f"{length:.3f}", "width": f"{2 * half:.3f}",
-    })  # fmt: skip
-    outline = ET.SubElement(thing, "outline")
-    for u, v in ((-1, -1), (1, -1), (1, 1), (-1, 1), (-1, -1)):
-        ET.SubElement(outline, "cornerLocal", u=f"{u * length / 2:.4f}", v=f"{away + v * half:.4f}", z="0")
+def _add(parent: ElementTree.Element, tag: str, **values: object) -> ElementTree.Element:
+    texts = {name: f"{value:.8g}" if isinstance(value, float) else str(value) for name, value in values.items()}
+    return ElementTree.SubElement(parent, tag, texts)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import gzip
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +26,8 @@ try:
     from spanvla_ros.sim.strip import lay
 except ImportError as error:
     raise SpanVLAError(f"{error.name} is missing; the simulator needs: pip install 'spanvla_ros[sim]'") from None
+
+_PAVED_CORNERS = "town"  # kind of map whose street corners are asphalt up to the outline of the junction
 
 __all__ = ["HEAD_LAMPS_M", "Crossing", "Lane", "RoadMap", "SignalHead", "load"]
 
@@ -117,18 +118,17 @@ class RoadMap:
 def load(map_id: str) -> RoadMap:
     """Read a map."""
     file = maps.net_file(map_id)
-    with gzip.open(file, "rt", encoding="utf-8") as text:
-        lefthand = 'lefthand="true"' in text.read(2000)
+    lefthand = lane_reader.keeps_left(file)
     side = -1 if lefthand else 1
     net = sumolib.net.readNet(str(file), withInternal=True, withPedestrianConnections=True, withPrograms=True)
-    programmes = {light.getID(): _programme(light) for light in net.getTrafficLights()}
+    programmes = lane_reader.programmes(net)
     lanes = lane_reader.read(net, programmes)
     streets = lane_reader.streets(net)
     rows = {edge.getID(): [lanes[lane.getID()] for lane in lane_reader.car_lanes(edge)] for edge in streets}
     outlines = {name: Polygon(net.getNode(name).getShape()) for name in {lane.junction for lane in lanes.values()} if name}
     insides = {name: [lane.polygon for lane in lanes.values() if lane.junction == name] for name in outlines}
     oncoming = {edge.getID(): lane_reader.opposite(net, edge.getID(), side) for edge in streets}
-    crossings = _crossings(net)
+    crossings = _crossings(net, {lane.junction for lane in lanes.values() if lane.control not in (None, "priority")})
     white = [stripe for crossing in crossings for stripe in markings.zebra(LineString(crossing.line), net.getLane(f"{crossing.name}_0").getWidth())]
     yellow = []
     for edge, row in rows.items():
@@ -136,7 +136,7 @@ def load(map_id: str) -> RoadMap:
         white += lines[0]
         yellow += lines[1]
         white += [line for lane in row for line in markings.across(lane, markings.entry_control(lane, lanes) or "")]
-    road, walk = _surfaces(net, list(outlines.values()))
+    road, walk = _surfaces(net, list(outlines.values()), paved=map_id.startswith(_PAVED_CORNERS))
     reached = {name for lane in lanes.values() if lane.junction for name in lane.successors}
     shapely.prepare(road)
     return RoadMap(
@@ -157,12 +157,8 @@ def load(map_id: str) -> RoadMap:
     )
 
 
-def _programme(light: Any) -> tuple[tuple[float, str], ...]:
-    (programme,) = light.getPrograms().values()
-    return tuple((float(phase.duration), phase.state) for phase in programme.getPhases())
-
-
-def _crossings(net: Any) -> tuple[Crossing, ...]:
+def _crossings(net: Any, junctions: set[str | None]) -> tuple[Crossing, ...]:
+    """`junctions`: names of those where somebody has to give way; all other nodes lie in the middle of a street."""
     found = []
     for edge in net.getEdges(withInternal=True):
         if edge.getFunction() == "crossing":
@@ -173,15 +169,15 @@ def _crossings(net: Any) -> tuple[Crossing, ...]:
                     name=edge.getID(),
                     polygon=LineString(line).buffer(lane.getWidth() / 2, cap_style="flat"),
                     line=line,
-                    junction=node.getID() if len(node.getNeighboringNodes()) > 2 else None,
+                    junction=node.getID() if node.getID() in junctions else None,
                 )
             )
     return tuple(found)
 
 
-def _surfaces(net: Any, road: list[Polygon]) -> tuple[Polygon, Polygon]:
-    """Drivable area, with the junctions `road`, and sidewalks (overlapping it)."""
-    road, walk = list(road), []
+def _surfaces(net: Any, outlines: list[Polygon], paved: bool) -> tuple[Polygon, Polygon]:
+    """Drivable area and sidewalks (overlapping it); `paved`: all of the junctions is drivable, else not the corners where people walk."""
+    road, walk, corners = [], [], []
     for edge in net.getEdges(withInternal=True):
         for lane in edge.getLanes():
             line = LineString(lane.getShape())
@@ -189,9 +185,12 @@ def _surfaces(net: Any, road: list[Polygon]) -> tuple[Polygon, Polygon]:
                 continue
             body = line.buffer(lane.getWidth() / 2, cap_style="flat", join_style="round")
             if edge.getFunction() == "walkingarea":
-                walk.append(Polygon(lane.getShape()).buffer(0.05) if len(lane.getShape()) > 2 else body)
+                corners.append(Polygon(lane.getShape()).buffer(0.05) if len(lane.getShape()) > 2 else body)
             elif edge.getFunction() == "crossing" or lane.allows("passenger"):
                 road.append(body)
             else:
                 walk.append(body)
-    return unary_union([p.buffer(0.03) for p in road]), unary_union([p.buffer(0.03) for p in walk])
+    inside = unary_union(outlines)
+    # what is left between two corners is no road either
+    road.append(inside if paved else inside.difference(unary_union(corners)).buffer(-0.4).buffer(0.4))
+    return unary_union([p.buffer(0.03) for p in road]), unary_union([p.buffer(0.03) for p in (*walk, *corners)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from spanvla_ros.geometry import wrap
 
 SPACING_M = 0.5
 _SMOOTH_M = 1.5
+_CLOSE_M = 14.0  # junctions with less road between them are one manoeuvre
+_TURN_RAD = 0.8
 _COMMAND_M = 40.0  # the instruction to turn comes this far ahead of the junction
 
 
@@ -56,6 +59,25 @@ class Path:
     inner_m: np.ndarray
     oncoming_m: np.ndarray
     outer_m: np.ndarray
+
+    @functools.cached_property
+    def manoeuvres(self) -> tuple[tuple[float, float, Command], ...]:
+        """(start_s, end_s, turn) of every junction; junctions close to each other, such as those of a roundabout, are one."""
+        groups: list[list[StopLine]] = []
+        for stop in self.stops:
+            if groups and stop.s - groups[-1][-1].exit_s < _CLOSE_M:
+                groups[-1].append(stop)
+            else:
+                groups.append([stop])
+        return tuple((group[0].s, group[-1].exit_s, self._turn(group)) for group in groups)
+
+    def _turn(self, group: list[StopLine]) -> Command:
+        if len(group) == 1:
+            return group[0].turn
+        turned = self.yaw[self.index(group[-1].exit_s + 2.0)] - self.yaw[self.index(group[0].s - 2.0)]
+        if abs(turned) < _TURN_RAD:
+            return Command.STRAIGHT
+        return Command.LEFT if turned > 0 else Command.RIGHT
 
     @staticmethod
     def geometry(points: np.ndarray) -> dict[str, np.ndarray]:
@@ -141,8 +163,8 @@ class Route:
 
     def command(self, s: float) -> Command:
         """Turn at the junction that is crossed at arc length s or comes within 40 m, STRAIGHT where there is none."""
-        near = (stop.turn for stop in self.path.stops if stop.exit_s > s > stop.s - _COMMAND_M and stop.turn is not Command.STRAIGHT)
-        return next(near, Command.STRAIGHT)
+        ahead = (turn for start, end, turn in self.path.manoeuvres if end > s > start - _COMMAND_M and turn is not Command.STRAIGHT)
+        return next(ahead, Command.STRAIGHT)
 
 
 def along(points: np.ndarray) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from spanvla_ros.sim.layouts.plan import Plan
@@ -33,7 +35,7 @@ def plan(number: int) -> Plan:
             ([f"W{k}", f"J0{k}", f"J1{k}", f"J2{k}", f"E{k}"], lanes["row"][k]),
             ([f"S{k}", f"J{k}0", f"J{k}1", f"J{k}2", f"N{k}"], lanes["column"][k]),
         ):
-            for a, b in zip(chain, chain[1:]):
+            for a, b in itertools.pairwise(chain):
                 values = {"lanes": count, "speed_mps": _SPEEDS_MPS[count - 1], "priority": count}
                 if (a, b) == (f"J{zebra}1", f"J{zebra + 1}1"):
                     # a zebra of its own in the middle of the block

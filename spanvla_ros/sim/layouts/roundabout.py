@@ -16,16 +16,16 @@ _SPLIT_M = 24.0  # from the circle outward: where the directions of an arm part
 def plan(number: int) -> Plan:
     """Arm k: end A<k>, zebra at the split P<k>, entry I<k> and exit X<k> on the circle; arm 0 leads to the crossing U with ends B0..B2."""
     rng = np.random.default_rng([number, 104])
-    radius = rng.uniform(17.0, 22.0)
+    radius = rng.uniform(18.0, 23.0)
     turn = rng.uniform(0, 2 * math.pi)
     arms = turn + np.arange(4) * math.pi / 2 + rng.uniform(-0.12, 0.12, 4)
-    spread = 6.8 / radius  # half the angle between exit and entry of an arm
+    spread = 8.2 / radius  # half the angle between exit and entry of an arm
     sketch = Sketch()
     around: list[tuple[str, float]] = []
     for k, angle in enumerate(arms):
         around += [(f"X{k}", angle - spread), (f"I{k}", angle + spread)]
     for name, angle in around:
-        sketch.node(name, radius * direction(angle), radius_m=4.0)
+        sketch.node(name, radius * direction(angle), radius_m=3.0)
     for (a, start), (b, end) in zip(around, [*around[1:], (around[0][0], around[0][1] + 2 * math.pi)]):
         angles = np.linspace(start, end, max(4, math.ceil((end - start) * radius)))
         circle = radius * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
@@ -46,7 +46,10 @@ def plan(number: int) -> Plan:
             end = knee + rng.uniform(90.0, 120.0) * direction(angle + rng.uniform(-0.5, 0.5))
             sketch.node(f"A{k}", end)
             sketch.road(f"P{k}", f"A{k}", rounded(np.array([split, knee, end]), [rng.uniform(40.0, 80.0)]), speed_mps=_SPEED_MPS, priority=2)
-        sketch.zebra(f"P{k}", *((f"P{k}_A{k}", f"A{k}_P{k}") if k else ("P0_U", "U_P0")))
+        outward, inward = (f"P{k}_A{k}", f"A{k}_P{k}") if k else ("P0_U", "U_P0")
+        sketch.zebra(f"P{k}", outward, inward)
+        sketch.connect(f"X{k}_P{k}", outward, [(1, 1)])
+        sketch.connect(inward, f"P{k}_I{k}", [(1, 1)])
     _crossing(sketch, rng, (radius + _SPLIT_M) * direction(arms[0]), arms[0])
     return sketch.plan("--default.junctions.radius", "8")
 

@@ -59,12 +59,12 @@ class Sketch:
         self._xml["connections"].append(f'<crossing node="{node}" edges="{" ".join(edges)}" priority="true" width="4"/>')
 
     def connect(self, source: str, target: str, lanes: Sequence[tuple[int, int]]) -> None:
-        """Connections between two edges: pairs of lane numbers. Names all connections from `source` to `target`."""
+        """Connections between two edges: pairs of lane numbers, a sidewalk being number 0. Names all connections from `source` to `target`."""
         self._xml["connections"] += [f'<connection from="{source}" to="{target}" fromLane="{a}" toLane="{b}"/>' for a, b in lanes]
 
     def plan(self, *options: str) -> Plan:
         parts = {name: "".join(lines) for name, lines in self._xml.items()}
-        return Plan(**parts, options=("--junctions.internal-link-detail", "24", *options))
+        return Plan(**parts, options=("--junctions.internal-link-detail", "24", "--walkingareas", "true", *options))
 
 
 def rounded(corners: np.ndarray, radii: Sequence[float], closed: bool = False) -> np.ndarray:
