@@ -55,7 +55,7 @@ def loaded(name):
 
 @every_map
 def test_the_committed_file_is_what_the_net_gives(name):
-    assert gzip.decompress(maps.xodr_file(name).read_bytes()).decode() == opendrive.text(maps.net_file(name))
+    assert gzip.decompress(maps.xodr_file(name).read_bytes()).decode() == opendrive.document(maps.net_file(name))
 
 
 @every_map

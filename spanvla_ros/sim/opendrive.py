@@ -1,8 +1,8 @@
-"""A SUMO net as OpenDRIVE 1.4, in the coordinates of the net: the same centre lines, point for point.
+"""A SUMO net as OpenDRIVE 1.4 in the coordinates of the net, for programs that don't read SUMO's format, CARLA above all.
 
-Every edge and every connector becomes a road whose reference line is made of straight pieces beside the centre line of
-one of its lanes (netconvert's own export fits splines, which miss the lanes inside junctions by up to a metre). All
-lanes lie to the right of that line, in left-hand traffic too, because readers take a lane's direction from its sign.
+netconvert has an OpenDRIVE output, but it draws every connection of a junction as one Bezier curve (up to 1 m beside SUMO's
+own lane) and puts all lights of a junction under one controller, which CARLA turns green together. Here every edge and every
+connector becomes one road that follows the centre of its innermost lane; other lanes are its parallels.
 """
 
 from __future__ import annotations
@@ -11,211 +11,237 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import sumolib
 
 from spanvla_ros.sim import lanes as lane_reader
-from spanvla_ros.sim import markings
 from spanvla_ros.sim.lanes import Lane
+from spanvla_ros.sim.markings import entry_control
+from spanvla_ros.sim.planview import Curve
 
 _PLANE = "+proj=tmerc +lat_0=0 +lon_0=0 +k=1 +x_0=0 +y_0=0 +datum=WGS84 +units=m"
-_SIGNS = {"stop": "206", "yield": "205"}
-_LIGHT = "1000001"
+# types of signals that CARLA builds something for
+_LIGHT, _SIGNS = "1000001", {"stop": "206", "yield": "205"}
+_BESIDE_KERB_M = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Strip:
-    """One lane of a road, from the left to the right: kind "driving" or "sidewalk", mark (type, colour) of its right border."""
+class _Row:
+    """One lane of a road; lane None is a sidewalk."""
 
-    kind: str
     width_m: float
-    mark: tuple[str, str]
+    speed_mps: float
     lane: Lane | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Road:
+    """One road element: its rows from the middle outward, `curve` the centre of the innermost one."""
+
+    number: int
+    name: str
+    curve: Curve
+    rows: tuple[_Row, ...]
+    side: int  # of the lanes, seen from the middle of the road: -1 right-hand, +1 left-hand traffic
+
+    def lane_id(self, lane: Lane) -> int:
+        return self.side * (1 + [row.lane for row in self.rows].index(lane))
+
+    def centre(self, lane: Lane) -> Curve:
+        """Centre line of a lane."""
+        widths = [row.width_m for row in self.rows[: abs(self.lane_id(lane))]]
+        return self.curve.parallel(self.side * (sum(widths) - widths[0] / 2 - widths[-1] / 2))
+
+    @property
+    def border(self) -> Curve:
+        """Border of the innermost lane towards the middle of the road."""
+        return self.curve.parallel(-self.side * self.rows[0].width_m / 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Connector:
+    road: _Road
+    lane: Lane
+    source: Lane
+    target: Lane
+
+
 def document(net_file: Path) -> str:
-    """OpenDRIVE text of a SUMO net (gzip)."""
-    return _Writer(net_file).text()
+    """OpenDRIVE text of a SUMO net (gzip). The same net gives the same text."""
+    net = sumolib.net.readNet(str(net_file), withInternal=True, withPedestrianConnections=True, withPrograms=True)
+    side = 1 if lane_reader.keeps_left(net_file) else -1
+    lanes = lane_reader.read(net, lane_reader.programmes(net))
+    edges = lane_reader.streets(net)
+    roads = {edge.getID(): _street(edge, number, lanes, side) for number, edge in enumerate(edges, 1)}
+    connectors = list(_connectors(roads, lanes, side))
+    # CARLA takes a link for one to a junction when no road has that number
+    names = dict.fromkeys(connector.lane.junction for connector in connectors)
+    junctions = {name: number for number, name in enumerate(names, len(roads) + len(connectors) + 1)}
+    into = {connector.target.edge: connector.lane.junction for connector in connectors}
+    out_of = {connector.source.edge: connector.lane.junction for connector in connectors}
+    crossings = {crossing.getID(): crossing for crossing in net.getEdges(withInternal=True) if crossing.getFunction() == "crossing"}
+
+    root = ElementTree.Element("OpenDRIVE")
+    west, south, east, north = net.getBoundary()
+    header = _add(root, "header", revMajor=1, revMinor=4, name="", version="1.00", north=north, south=south, east=east, west=west)
+    _add(header, "geoReference").text = _PLANE
+    for edge in edges:
+        road = roads[edge.getID()]
+        divided = lane_reader.opposite(net, road.name, -side) is None
+        element = _element(root, road, "-1", "white" if divided else "yellow")
+        for tag, ends in (("predecessor", into), ("successor", out_of)):
+            if road.name in ends:
+                _add(element.find("link"), tag, elementType="junction", elementId=junctions[ends[road.name]])
+        for crossing in [crossing for crossing in crossings.values() if edge in crossing.getCrossingEdges()]:
+            _crosswalk(element, road, crossings.pop(crossing.getID()).getLanes()[0])
+        _signal(element, road, lanes)
+    for connector in connectors:
+        _connect(root, connector, roads, junctions)
+    for name, number in junctions.items():
+        _junction(root, name, number, [connector for connector in connectors if connector.lane.junction == name], roads)
+    ElementTree.indent(root, " ")
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(root, encoding="unicode")}\n'
 
 
-class _Writer:
-    def __init__(self, net_file: Path):
-        net = sumolib.net.readNet(str(net_file), withInternal=True, withPedestrianConnections=True, withPrograms=True)
-        self._net = net
-        self._side = -1 if lane_reader.keeps_left(net_file) else 1
-        self._lanes = lane_reader.read(net, lane_reader.programmes(net))
-        self._rows = {edge.getID(): [self._lanes[lane.getID()] for lane in lane_reader.car_lanes(edge)] for edge in lane_reader.streets(net)}
-        connectors = [lane for lane in self._lanes.values() if lane.junction]
-        self._from = {way: lane for row in self._rows.values() for lane in row for way in lane.successors}
-        self._into = {self._lanes[lane.successors[0]].edge: lane.junction for lane in connectors}
-        self._roads = {name: str(k + 1) for k, name in enumerate([*self._rows, *(lane.name for lane in connectors)])}
-        # no number is that of a road and of a junction: CARLA tells them apart by their numbers
-        names = dict.fromkeys(lane.junction for lane in connectors)
-        self._junctions = {name: str(len(self._roads) + k + 1) for k, name in enumerate(names)}
-        self._strips = {edge: list(self._across(edge, row)) for edge, row in self._rows.items()}
-        self._number = {s.lane.name: str(-k - 1) for strips in self._strips.values() for k, s in enumerate(strips) if s.lane}
-        self._lights: dict[str, list[str]] = {}
-
-    def text(self) -> str:
-        root = ElementTree.Element("OpenDRIVE")
-        west, south, east, north = self._net.getBoundary()
-        header = _add(root, "header", revMajor=1, revMinor=4, name="", version="1.00", north=north, south=south, east=east, west=west)
-        _add(header, "geoReference").text = _PLANE
-        for edge in self._rows:
-            self._edge(root, edge)
-        for lane in self._lanes.values():
-            if lane.junction:
-                self._connector(root, lane)
-        for light, signals in self._lights.items():
-            controller = _add(root, "controller", id=light, name=light)
-            for signal in signals:
-                _add(controller, "control", signalId=signal, type="0")
-        for name, number in self._junctions.items():
-            junction = _add(root, "junction", id=number, name=name)
-            for lane in self._lanes.values():
-                if lane.junction == name:
-                    before = self._from[lane.name]
-                    link = {"incomingRoad": self._roads[before.edge], "connectingRoad": self._roads[lane.name]}
-                    connection = _add(junction, "connection", id=len(junction), **link, contactPoint="start")
-                    _add(connection, "laneLink", **{"from": self._number[before.name], "to": "-1"})
-            if name in self._lights:
-                _add(junction, "controller", id=name, type="0")
-        ElementTree.indent(root, " ")
-        return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(root, encoding="unicode")}\n'
-
-    def _across(self, edge: str, row: list[Lane]) -> Iterator[_Strip]:
-        """Lanes of an edge from the left to the right."""
-        white, middle = ("solid", "white"), ("solid", "yellow" if lane_reader.opposite(self._net, edge, self._side) else "white")
-        walks = [lane for lane in self._net.getEdge(edge).getLanes() if not lane.allows("passenger")]
-        strips = [_Strip(kind="sidewalk", width_m=lane.getWidth(), mark=("none", "white")) for lane in walks]
-        for k, lane in enumerate(row):
-            inner, outer = middle if k == len(row) - 1 else ("broken", "white"), white if k == 0 else ("broken", "white")
-            strips.append(_Strip(kind="driving", width_m=lane.width_m, mark=outer if self._side > 0 else inner, lane=lane))
-        if self._side < 0 and walks:
-            strips[len(walks) - 1] = _Strip(kind="sidewalk", width_m=strips[len(walks) - 1].width_m, mark=white)
-        yield from strips[:: -self._side]
-
-    def _edge(self, root: ElementTree.Element, edge: str) -> None:
-        row, strips = self._rows[edge], self._strips[edge]
-        middle = row[len(row) // 2]
-        at = next(k for k, strip in enumerate(strips) if strip.lane is middle)
-        line = _beside(middle.baseline, sum(strip.width_m for strip in strips[:at]) + middle.width_m / 2)
-        road, length = self._road(root, edge, line, "-1")
-        link = _add(road, "link")
-        if edge in self._into:
-            _add(link, "predecessor", elementType="junction", elementId=self._junctions[self._into[edge]])
-        ways = [self._lanes[name] for lane in row for name in lane.successors]
-        if ways:
-            _add(link, "successor", elementType="junction", elementId=self._junctions[ways[0].junction])
-        self._body(road, line, middle.speed_mps)
-        border = ("solid", "yellow" if lane_reader.opposite(self._net, edge, self._side) else "white") if self._side > 0 else ("none", "white")
-        section = self._sections(road, border)
-        for k, strip in enumerate(strips):
-            self._lane(section, -k - 1, strip)
-        objects = _add(road, "objects")
-        for crossing in self._net.getEdges(withInternal=True):
-            if crossing.getFunction() == "crossing" and edge in [crossed.getID() for crossed in crossing.getCrossingEdges()][:1]:
-                _crosswalk(objects, crossing, line, at_end=crossing.getFromNode() is self._net.getEdge(edge).getToNode(), length=length)
-        self._signals(_add(road, "signals"), row, ways, length)
-
-    def _connector(self, root: ElementTree.Element, lane: Lane) -> None:
-        before, after = self._from[lane.name], self._lanes[lane.successors[0]]
-        line = _beside(lane.baseline, lane.width_m / 2)
-        road, _ = self._road(root, lane.name, line, self._junctions[lane.junction])
-        link = _add(road, "link")
-        _add(link, "predecessor", elementType="road", elementId=self._roads[before.edge], contactPoint="end")
-        _add(link, "successor", elementType="road", elementId=self._roads[after.edge], contactPoint="start")
-        self._body(road, line, lane.speed_mps)
-        section = self._sections(road, ("none", "white"))
-        strip = _Strip(kind="driving", width_m=lane.width_m, mark=("none", "white"), lane=lane)
-        self._lane(section, -1, strip, self._number[before.name], self._number[after.name])
-        _add(road, "objects")
-        _add(road, "signals")
-
-    def _road(self, root: ElementTree.Element, name: str, line: np.ndarray, junction: str) -> tuple[ElementTree.Element, float]:
-        length = float(np.hypot(*np.diff(line, axis=0).T).sum())
-        return _add(root, "road", name=name, length=length, id=self._roads[name], junction=junction), length
-
-    def _body(self, road: ElementTree.Element, line: np.ndarray, speed_mps: float) -> None:
-        _add(_add(road, "type", s="0", type="town"), "speed", max=speed_mps, unit="m/s")
-        plan, s = _add(road, "planView"), 0.0
-        for (x, y), (dx, dy) in zip(line, np.diff(line, axis=0)):
-            length = math.hypot(dx, dy)
-            _add(_add(plan, "geometry", s=s, x=x, y=y, hdg=math.atan2(dy, dx), length=length), "line")
-            s += length
-        _add(_add(road, "elevationProfile"), "elevation", s="0", a="0", b="0", c="0", d="0")
-        _add(road, "lateralProfile")
-
-    def _sections(self, road: ElementTree.Element, border: tuple[str, str]) -> ElementTree.Element:
-        """Lane 0 with the mark of the left border; returns the place for the lanes to its right."""
-        section = _add(_add(road, "lanes"), "laneSection", s="0")
-        _mark(_add(_add(section, "center"), "lane", id="0", type="none", level="false"), border)
-        return _add(section, "right")
-
-    def _lane(self, section: ElementTree.Element, number: int, strip: _Strip, before: str | None = None, after: str | None = None) -> None:
-        lane = _add(section, "lane", id=number, type=strip.kind, level="false")
-        link = _add(lane, "link")
-        if before and after:
-            _add(link, "predecessor", id=before)
-            _add(link, "successor", id=after)
-        _add(lane, "width", sOffset="0", a=strip.width_m, b="0", c="0", d="0")
-        _mark(lane, strip.mark)
-        if strip.lane:
-            _add(lane, "speed", sOffset="0", max=strip.lane.speed_mps, unit="m/s")
-
-    def _signals(self, place: ElementTree.Element, row: list[Lane], ways: list[Lane], length: float) -> None:
-        """At the end of an edge, beside the kerb: its light, or its stop or yield sign."""
-        edge = row[0].edge
-        across = sum(strip.width_m for strip in self._strips[edge])
-        kerb = -across - 0.5 if self._side > 0 else 0.5
-        values = {"s": length - 0.25, "t": kerb, "orientation": "+", "country": "OpenDRIVE", "subtype": "-1", "value": "-1", "width": 0.6}
-        light = next((way.signal[0] for way in ways if way.signal), None)
-        controls = {markings.entry_control(lane, self._lanes) for lane in row if lane.successors}
-        sign = next((_SIGNS[control] for control in ("stop", "yield") if control in controls), None)
-        if light:
-            name = f"{light}:{edge}"
-            self._lights.setdefault(light, []).append(name)
-            signal = _add(place, "signal", id=name, name=light, dynamic="yes", zOffset=2.0, type=_LIGHT, height=2.3, **values)
-        elif sign:
-            signal = _add(place, "signal", id=f"{sign}:{edge}", name=sign, dynamic="no", zOffset=2.0, type=sign, height=0.6, **values)
-        else:
-            return
-        numbers = sorted(int(self._number[lane.name]) for lane in row if lane.successors)
-        _add(signal, "validity", fromLane=numbers[0], toLane=numbers[-1])
+def signal_name(edge: str) -> str:
+    """Identifier of the light at the end of an edge; all its lanes share one."""
+    return f"light.{edge}"
 
 
-def _crosswalk(objects: ElementTree.Element, crossing, line: np.ndarray, *, at_end: bool, length: float) -> None:
-    """A zebra, seen from the start or the end of the edge whose reference line (N, 2) is given."""
-    lane = crossing.getLane(0)
-    a, b = np.array(lane.getShape())[[0, -1], :2]
-    along = (b - a) / np.hypot(*(b - a))
-    side = np.array([-along[1], along[0]]) * lane.getWidth() / 2
-    corners = np.array([a + side, b + side, b - side, a - side, a + side])
-    origin, ahead = (line[-1], line[-1] - line[-2]) if at_end else (line[0], line[1] - line[0])
-    ahead = ahead / np.hypot(*ahead)
-    local = np.stack([(corners - origin) @ ahead, (corners - origin) @ [-ahead[1], ahead[0]]], axis=-1)
-    place = {"s": length if at_end else 0.0, "t": "0", "zOffset": "0", "hdg": "0", "pitch": "0", "roll": "0", "orientation": "none"}
-    size = {"length": lane.getWidth(), "width": float(np.hypot(*(b - a)))}
-    outline = _add(_add(objects, "object", id=crossing.getID(), name=crossing.getID(), type="crosswalk", **place, **size), "outline")
-    for u, v in local:
-        _add(outline, "cornerLocal", u=u, v=v, z="0", height="0")
+def _street(edge: Any, number: int, lanes: dict[str, Lane], side: int) -> _Road:
+    """The road of an edge. SUMO's lanes without cars are sidewalks, all at the kerb."""
+    rows = [
+        _Row(width_m=lane.getWidth(), speed_mps=lane.getSpeed(), lane=lanes.get(lane.getID()))
+        for lane in reversed(edge.getLanes())
+    ]  # fmt: skip
+    return _Road(number=number, name=edge.getID(), curve=Curve.smooth(rows[0].lane.baseline), rows=tuple(rows), side=side)
 
 
-def _beside(points: np.ndarray, left_m: float) -> np.ndarray:
-    """The polyline (N, 2), every piece moved to its left by the same distance, without points on top of each other."""
-    points = points[np.r_[True, np.hypot(*np.diff(points, axis=0).T) > 0.01]]
-    along = np.diff(points, axis=0)
-    along /= np.hypot(*along.T)[:, None]
-    normals = np.stack([-along[:, 1], along[:, 0]], axis=-1)
-    before, after = np.concatenate([normals[:1], normals]), np.concatenate([normals, normals[-1:]])
-    return points + left_m * (before + after) / (1 + (before * after).sum(1, keepdims=True))
+def _connectors(roads: dict[str, _Road], lanes: dict[str, Lane], side: int) -> Iterator[_Connector]:
+    """Every connector with a road that leads from the very end of its lane to the very start of the next."""
+    number = len(roads)
+    for source in lanes.values():
+        for name in source.successors if source.junction is None else ():
+            lane = lanes[name]
+            target = lanes[lane.successors[0]]
+            before, after = roads[source.edge].centre(source), roads[target.edge].centre(target)
+            points = np.concatenate([source.baseline, lane.baseline, target.baseline])
+            ends = before.tangent[-1], after.tangent[0]
+            curve = Curve.smooth(points).between(before.xy[-1], after.xy[0], ends)
+            number += 1
+            rows = (_Row(width_m=lane.width_m, speed_mps=lane.speed_mps, lane=lane),)
+            yield _Connector(road=_Road(number=number, name=name, curve=curve, rows=rows, side=side), lane=lane, source=source, target=target)
 
 
-def _mark(lane: ElementTree.Element, mark: tuple[str, str]) -> None:
-    change = "both" if mark[0] == "broken" else "none"
-    _add(lane, "roadMark", sOffset="0", type=mark[0], weight="standard", color=mark[1], width="0.16", laneChange=change)
+def _element(root: ElementTree.Element, road: _Road, junction: str, colour: str) -> ElementTree.Element:
+    """The road element with plan view and lanes; `colour` of the line in the middle of the road."""
+    inside = junction != "-1"
+    element = _add(root, "road", name=road.name, length=0, id=road.number, junction=junction, rule="LHT" if road.side > 0 else "RHT")
+    _add(element, "link")
+    _add(_add(element, "type", s=0, type="town"), "speed", max=road.rows[0].speed_mps, unit="m/s")
+    # a connector's reference line is its centre, which may turn tighter than its border can; a road's is the inner border
+    # of its lanes, because CARLA counts objects and signals from there (with laneOffset it would misplace crosswalks)
+    line = road.curve if inside else road.border
+    element.set("length", f"{line.geometry(_add(element, 'planView')):.8f}")
+    _add(_add(element, "elevationProfile"), "elevation", s=0, a=0, b=0, c=0, d=0)
+    _add(element, "lateralProfile")
+    lanes = _add(element, "lanes")
+    if inside:
+        _add(lanes, "laneOffset", s=0, a=-road.side * road.rows[0].width_m / 2, b=0, c=0, d=0)
+    section = _add(lanes, "laneSection", s=0)
+    left = _add(section, "left") if road.side > 0 else None
+    _mark(_add(_add(section, "center"), "lane", id=0, type="none", level="false"), "none" if inside else "solid", colour)
+    part = _add(section, "right") if left is None else left
+    for k in range(len(road.rows)) if left is None else reversed(range(len(road.rows))):
+        row = road.rows[k]
+        lane = _add(part, "lane", id=road.side * (k + 1), type="driving" if row.lane else "sidewalk", level="false")
+        _add(lane, "width", sOffset=0, a=row.width_m, b=0, c=0, d=0)
+        beside = row.lane is not None and row.lane.outer is not None
+        _mark(lane, "none" if inside or not row.lane else "broken" if beside else "solid", "white")
+        _add(lane, "speed", sOffset=0, max=row.speed_mps, unit="m/s")
+    _add(element, "objects")
+    _add(element, "signals")
+    return element
+
+
+def _connect(root: ElementTree.Element, connector: _Connector, roads: dict[str, _Road], junctions: dict[str, int]) -> None:
+    """The road of a connector with its links."""
+    road = connector.road
+    source, target = roads[connector.source.edge], roads[connector.target.edge]
+    element = _element(root, road, str(junctions[connector.lane.junction]), "white")
+    _add(element.find("link"), "predecessor", elementType="road", elementId=source.number, contactPoint="end")
+    _add(element.find("link"), "successor", elementType="road", elementId=target.number, contactPoint="start")
+    link = ElementTree.Element("link")
+    _add(link, "predecessor", id=source.lane_id(connector.source))
+    _add(link, "successor", id=target.lane_id(connector.target))
+    element.find(f".//lane[@id='{road.side}']").insert(0, link)
+
+
+def _junction(root: ElementTree.Element, name: str, number: int, connectors: list[_Connector], roads: dict[str, _Road]) -> None:
+    """The junction and one controller per arm with a light, which CARLA serves one after the other."""
+    lit = list(dict.fromkeys(connector.source.edge for connector in connectors if connector.lane.signal))
+    for k, edge in enumerate(lit):
+        controller = _add(root, "controller", id=f"arm.{edge}", name=f"arm.{edge}", sequence=k)
+        _add(controller, "control", signalId=signal_name(edge), type=0)
+    junction = _add(root, "junction", id=number, name=name)
+    for k, connector in enumerate(connectors):
+        source = roads[connector.source.edge]
+        row = _add(junction, "connection", id=k, incomingRoad=source.number, connectingRoad=connector.road.number, contactPoint="start")
+        _add(row, "laneLink", **{"from": source.lane_id(connector.source), "to": connector.road.side})
+    for edge in lit:
+        _add(junction, "controller", id=f"arm.{edge}", type=0)
+
+
+def _signal(element: ElementTree.Element, road: _Road, lanes: dict[str, Lane]) -> None:
+    """At the end of an edge, behind the kerb: its light, or its stop or yield sign."""
+    cars = [row.lane for row in road.rows if row.lane]
+    controls = {entry_control(lane, lanes) for lane in cars}
+    if any(lanes[name].signal for lane in cars for name in lane.successors):
+        name, kind, dynamic = signal_name(road.name), _LIGHT, "yes"
+    elif sign := next((control for control in _SIGNS if control in controls), None):
+        name, kind, dynamic = f"{sign}.{road.name}", _SIGNS[sign], "no"
+    else:
+        return
+    kerb = sum(row.width_m for row in road.rows) + _BESIDE_KERB_M
+    place = {"s": _last(element), "t": road.side * kerb, "orientation": "+", "zOffset": 0}
+    signal = _add(
+        element.find("signals"), "signal", id=name, name=name, **place, dynamic=dynamic, country="OpenDRIVE", type=kind, subtype=-1, value=-1
+    )  # fmt: skip
+    ids = sorted(road.lane_id(lane) for lane in cars if lane.successors)
+    _add(signal, "validity", fromLane=ids[0], toLane=ids[-1])
+
+
+def _crosswalk(element: ElementTree.Element, road: _Road, lane: Any) -> None:
+    """A crosswalk object at the nearer end of the road, u along the crossing (a sumolib lane).
+
+    The crossing lies beyond the end, where a road has no stations: t puts the origin beside its middle, v reaches over to it.
+    """
+    line, half = np.array(lane.getShape())[[0, -1], :2], lane.getWidth() / 2
+    middle, border = line.mean(axis=0), road.border
+    at_end = np.hypot(*(border.xy[-1] - middle)) < np.hypot(*(border.xy[0] - middle))
+    origin, ahead = (border.xy[-1], border.tangent[-1]) if at_end else (border.xy[0], border.tangent[0])
+    left = np.array([-ahead[1], ahead[0]])
+    length = float(np.hypot(*(line[1] - line[0])))
+    along = (line[1] - line[0]) / length
+    t = float((middle - origin) @ along / (left @ along))
+    away = float((middle - origin - t * left) @ np.array([-along[1], along[0]]))
+    place = {"s": _last(element) if at_end else 0, "t": t, "zOffset": 0, "hdg": math.atan2(along @ left, along @ ahead), "pitch": 0, "roll": 0}
+    size = {"orientation": "none", "length": length, "width": 2 * half}
+    outline = _add(_add(element.find("objects"), "object", id=lane.getID(), name=lane.getID(), type="crosswalk", **place, **size), "outline")
+    for u, v in ((-1, -1), (1, -1), (1, 1), (-1, 1), (-1, -1)):
+        _add(outline, "cornerLocal", u=u * length / 2, v=away + v * half, z=0)
+
+
+def _last(element: ElementTree.Element) -> float:
+    """Station just before the end of a road; CARLA finds no lane at the very end."""
+    return float(element.get("length")) - 0.01
+
+
+def _mark(lane: ElementTree.Element, kind: str, colour: str) -> None:
+    _add(lane, "roadMark", sOffset=0, type=kind, weight="standard", color=colour, width=0.16, laneChange="both" if kind == "broken" else "none")
 
 
 def _add(parent: ElementTree.Element, tag: str, **values: object) -> ElementTree.Element:

@@ -30,7 +30,7 @@ class Curve:
         SUMO's lanes are polylines. A vehicle (and CARLA, which reads headings off the curve) needs continuous ones; a
         Gaussian of sigma moves a curve of radius R by sigma^2 / 2R to the inside, so sharp turns get a narrower one.
         """
-        xy = resample(points)
+        xy = resample(points[np.r_[True, np.hypot(*np.diff(points, axis=0).T) > 0.02]])
         for sigma in _SMOOTH_M:
             rounded = _gaussian(xy, sigma)
             if np.hypot(*(rounded - xy).T).max() <= _MOST_M:
