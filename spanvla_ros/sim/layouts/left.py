@@ -15,6 +15,12 @@ _SPEED_MPS = 8.33
 def plan(number: int) -> Plan:
     """Signals at J with ends A0..A2, on the fourth arm the T-junction T with ends B0, B1; a zebra Z on arm 1."""
     rng = np.random.default_rng([number, 105])
+    while not (sketch := _draw(rng)).clear():
+        pass
+    return sketch.plan("--lefthand", "true", "--default.junctions.radius", "10", "--crossings.guess", "true", *SIGNALS)
+
+
+def _draw(rng: np.random.Generator) -> Sketch:
     turn = rng.uniform(0, 2 * math.pi)
     arms = turn + np.arange(4) * math.pi / 2 + rng.uniform(-0.12, 0.12, 4)
     wide = int(rng.random() < 0.6)  # the road A0 - J - A2 may have two lanes per direction
@@ -43,7 +49,7 @@ def plan(number: int) -> Plan:
         line = _winding(rng, place, heading, bends=1 + (k == 0))
         sketch.node(f"B{k}", line[-1])
         sketch.road("T", f"B{k}", line, speed_mps=_SPEED_MPS, priority=3 if k == 0 else 1)
-    return sketch.plan("--lefthand", "true", "--default.junctions.radius", "10", "--crossings.guess", "true", *SIGNALS)
+    return sketch
 
 
 def _winding(rng: np.random.Generator, start: np.ndarray, heading: float, bends: int) -> np.ndarray:

@@ -17,15 +17,24 @@ _STEM_M = 34.0  # straight part of a side road before its bend
 def plan(number: int) -> Plan:
     """Junctions T0..T2 on the loop, side roads to A0..A2, a zebra Z on one of them."""
     rng = np.random.default_rng([number, 102])
+    while not (sketch := _draw(rng, _loop(rng))).clear():
+        pass
+    return sketch.plan("--default.junctions.radius", "9")
+
+
+def _loop(rng: np.random.Generator) -> np.ndarray:
+    """Closed middle line (N, 2) with curves of both kinds and at least three straights."""
     while True:
         corners = _corners(rng)
         radii = np.exp(rng.uniform(math.log(15.0), math.log(80.0), len(corners)))
         radii[rng.permutation(len(corners))[:3]] = rng.uniform([15.0, 24.0, 45.0], [20.0, 34.0, 60.0])
         loop = rounded(corners, radii, closed=True)
-        straights = _straights(loop)
-        if len(straights) >= 3 and LineString(loop).is_simple and _roomy(loop):
-            break
-    chosen = sorted(sorted(straights, key=lambda pair: -pair[1])[:3])
+        if len(_straights(loop)) >= 3 and LineString(loop).is_simple and _roomy(loop):
+            return loop
+
+
+def _draw(rng: np.random.Generator, loop: np.ndarray) -> Sketch:
+    chosen = sorted(sorted(_straights(loop), key=lambda pair: -pair[1])[:3])
     sketch = Sketch()
     cut = [index for index, _ in chosen]
     places = [0.5 * (loop[i] + loop[i + 1]) for i in cut]
@@ -52,7 +61,7 @@ def plan(number: int) -> Plan:
         inside = loop[a + 1 : b + 1] if a < b else np.concatenate([loop[a + 1 : -1], loop[: b + 1]])
         points = np.concatenate([places[k][None], inside, places[(k + 1) % 3][None]])
         sketch.road(f"T{k}", f"T{(k + 1) % 3}", points, speed_mps=_SPEED_MPS, priority=3)
-    return sketch.plan("--default.junctions.radius", "9")
+    return sketch
 
 
 def _corners(rng: np.random.Generator) -> np.ndarray:

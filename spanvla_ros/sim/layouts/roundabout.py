@@ -16,9 +16,15 @@ _SPLIT_M = 24.0  # from the circle outward: where the directions of an arm part
 def plan(number: int) -> Plan:
     """Arm k: end A<k>, zebra at the split P<k>, entry I<k> and exit X<k> on the circle; arm 0 leads to the crossing U with ends B0..B2."""
     rng = np.random.default_rng([number, 104])
-    radius = rng.uniform(18.0, 23.0)
+    while not (sketch := _draw(rng)).clear():
+        pass
+    return sketch.plan("--default.junctions.radius", "8")
+
+
+def _draw(rng: np.random.Generator) -> Sketch:
+    radius = rng.uniform(20.0, 24.0)
     turn = rng.uniform(0, 2 * math.pi)
-    arms = turn + np.arange(4) * math.pi / 2 + rng.uniform(-0.12, 0.12, 4)
+    arms = turn + np.arange(4) * math.pi / 2 + rng.uniform(-0.09, 0.09, 4)
     spread = 8.2 / radius  # half the angle between exit and entry of an arm
     sketch = Sketch()
     around: list[tuple[str, float]] = []
@@ -51,7 +57,7 @@ def plan(number: int) -> Plan:
         sketch.connect(f"X{k}_P{k}", outward, [(1, 1)])
         sketch.connect(inward, f"P{k}_I{k}", [(1, 1)])
     _crossing(sketch, rng, (radius + _SPLIT_M) * direction(arms[0]), arms[0])
-    return sketch.plan("--default.junctions.radius", "8")
+    return sketch
 
 
 def _crossing(sketch: Sketch, rng: np.random.Generator, start: np.ndarray, angle: float) -> None:

@@ -6,9 +6,13 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from shapely.geometry import LineString, Point
+from shapely.ops import unary_union
 
 from spanvla_ros.sim.layouts.plan import Plan
 
+_CLEARANCE_M = 25.0
+_MEETING_M = 45.0  # roads may be this close to each other near a node that they share
 STEP_M = 1.0  # distance of points on arcs
 SIDEWALK_M = 2.0
 # two phases of 22 s, no green of their own for turns: all links of an approach share one colour
@@ -20,6 +24,7 @@ class Sketch:
 
     def __init__(self) -> None:
         self._nodes: dict[str, np.ndarray] = {}
+        self._lines: dict[tuple[str, str], LineString] = {}
         self._xml: dict[str, list[str]] = {"nodes": [], "edges": [], "connections": []}
 
     def node(self, name: str, at: Sequence[float], kind: str = "priority", radius_m: float | None = None) -> None:
@@ -41,6 +46,8 @@ class Sketch:
     ) -> None:
         """One direction. points (N, 2): the middle of the road, or with spread "center" that of the lanes; a straight line if None."""
         shape = np.array([self._nodes[end] for end in ends]) if points is None else points
+        if ends[::-1] not in self._lines:
+            self._lines[ends] = LineString(shape)
         text = " ".join(f"{x:.2f},{y:.2f}" for x, y in shape)
         walk = f' sidewalkWidth="{sidewalk_m}"' if sidewalk_m else ""
         self._xml["edges"].append(
@@ -61,6 +68,16 @@ class Sketch:
     def connect(self, source: str, target: str, lanes: Sequence[tuple[int, int]]) -> None:
         """Connections between two edges: pairs of lane numbers, a sidewalk being number 0. Names all connections from `source` to `target`."""
         self._xml["connections"] += [f'<connection from="{source}" to="{target}" fromLane="{a}" toLane="{b}"/>' for a, b in lanes]
+
+    def clear(self) -> bool:
+        """True if no two roads come close to each other, but for where they meet."""
+        roads = [(ends, line) for ends, line in self._lines.items() if line.length > _MEETING_M]
+        for k, (ends, line) in enumerate(roads):
+            for others, other in roads[k + 1 :]:
+                shared = [Point(self._nodes[name]).buffer(_MEETING_M) for name in set(ends) & set(others)]
+                if line.difference(unary_union(shared)).distance(other) < _CLEARANCE_M:
+                    return False
+        return True
 
     def plan(self, *options: str) -> Plan:
         parts = {name: "".join(lines) for name, lines in self._xml.items()}
