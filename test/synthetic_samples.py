@@ -20,7 +20,7 @@ NS = 1_000_000_000
 class Dataset:
     """folder is a file name with the number of samples in it, e.g. `/anywhere/200`; validation has a quarter of that."""
 
-    def __init__(self, folder: str | Path, split: str = "train"):
+    def __init__(self, folder: str | Path, split: str = "train", grid: object = None, labels: tuple[str, ...] | None = None):
         self.count = int(Path(folder).name) // (1 if split == "train" else 4)
         self.split = split
 

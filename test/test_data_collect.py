@@ -1,61 +1,143 @@
+"""Drives without pictures and what becomes a sample; one real drive with a stand-in for the renderer."""
+
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from helpers import demo_spec
-from spanvla_ros.data import collect
-from spanvla_ros.data.shards import Dataset
-from spanvla_ros.planning import prompt, tokenizer
-from spanvla_ros.planning.preprocess import preprocess
-
 pytest.importorskip("libsumo", reason="needs the extra [sim]")
+pytest.importorskip("shapely", reason="needs the extra [sim]")
 
-SHORT = collect.Recipe(limit_s=4.1)
+from spanvla_ros.contracts import DataError
+from spanvla_ros.data import check, collect, labels, scoring, sheet, statistics
+from spanvla_ros.data.shards import Dataset
+from spanvla_ros.geometry import to_local
+from spanvla_ros.planning import prompt
+from spanvla_ros.planning.inputs import Grid
+from spanvla_ros.sim.renderer import encode
+
+DEMO = Grid(cameras=("front",), frame_offsets_s=(-0.5, 0.0), history_offsets_s=(-1.5, -1.0, -0.5, 0.0))
+
+
+def painted(scenario, log, chosen):
+    """Pictures without OpenGL: as big as the real ones, each another grey."""
+    stamps = {f.stamp_ns for choice in chosen for f in choice.instant.observation.images["front"]}
+    return {
+        (name, stamp): encode(np.full((view.height, view.width, 3), 40 + stamp // 250_000_000 % 150, np.uint8), 60)
+        for stamp in stamps
+        for name, view in scenario.cameras.items()
+    }
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("samples")
-    assert collect.drive("red", 6001, path, recipe=SHORT) == 6
+    patch = pytest.MonkeyPatch()
+    patch.setattr(collect, "_pictures", painted)
+    assert collect.drive("red", 5000, path, limit_s=12.0) > 3
+    assert collect.drive("red", 5001, path) > 3
+    patch.undo()
     return path
 
 
-def test_samples_are_complete_and_on_the_grid(folder):
+def test_samples_are_complete_and_pass_the_check(folder):
     dataset = Dataset(folder)
-    sample = dataset[3]
-    assert dataset.records[3]["split"] == "test"
-    assert [(f.stamp_ns - sample.observation.t0_ns) / 1e9 for f in sample.observation.images["front"]] == [-0.5, 0.0]
-    assert sample.future.shape == (10, 3) and np.isfinite(sample.future).all()
-    assert sample.cells.shape == (18, 32) and sample.cells.any()
-    assert len(sample.fields["curvature_1pm"]) == 5
-    assert sample.reasoning.startswith((prompt.FAST_TEXT, prompt.SLOW_LEAD))
+    found = check.check(folder)
+    assert found.errors == [] and found.samples == len(dataset)
+    sample = dataset[0]
+    offsets = [(f.stamp_ns - sample.observation.t0_ns) / 1e9 for f in sample.observation.images["front_left"]]
+    assert offsets == [-1.5, -1.0, -0.5, 0.0] and set(sample.observation.images) == {"front", "front_left", "front_right"}
+    assert sample.future.shape == (10, 3) and sample.dense.shape == (50, 3) and sample.cells.any()
+    assert sample.reasoning.startswith((prompt.FAST_TEXT, prompt.SLOW_LEAD)) and sample.instruction.endswith(".")
+    assert sample.split == "validation" and sample.provenance["driver"] == "expert"
 
 
-def test_pictures_at_rest_and_live_give_the_backend_the_same_tensors(folder, monkeypatch, tmp_path):
-    seen = []
-    record = collect.to_record
-    monkeypatch.setattr(collect, "to_record", lambda sample, **more: seen.append(sample) or record(sample, **more))
-    collect.drive("red", 6001, tmp_path, recipe=SHORT)
-    spec = demo_spec()
-    words = tokenizer.train([prompt.render(spec, s.observation.history, s.observation.command) for s in seen], 500)
-    for live, stored in zip(seen, Dataset(folder)):
-        ours, theirs = preprocess(live.observation, spec, words), preprocess(stored.observation, spec, words)
-        for name in ours:
-            np.testing.assert_allclose(ours[name], theirs[name], atol=1e-6, err_msg=name)
-        np.testing.assert_array_equal(ours["patches"], theirs["patches"])
+def test_the_future_is_what_was_driven(folder):
+    dataset = Dataset(folder)
+    for index in range(len(dataset)):
+        record, truth = dataset.record(index), dataset.truth(index)
+        span = record["truth"]
+        rows = np.array([frame["ego"][:3] for frame in truth["frames"][span["t0"] : span["t0"] + 51]])
+        np.testing.assert_allclose(np.array(record["future_10hz"]), to_local(rows[0], rows[1:]), atol=2e-3)
+
+
+def test_a_lapse_gives_all_labels_in_order_and_its_text_says_what_should_have_been_done(folder):
+    records = [r for r in map(Dataset(folder).record, range(len(Dataset(folder)))) if r["seed"] == 5001]
+    lapse = records[0]["provenance"]["lapse"]
+    times = {label: [r["t0_ns"] / 1e9 for r in records if r["label"] == label] for label in ("pos", "neg", "rec")}
+    assert times["neg"] and times["rec"] and lapse["kind"] == "red_run" and lapse["style"]["ignores_lamp"]
+    assert all(lapse["start_s"] - 0.5 <= t < lapse["end_s"] for t in times["neg"])
+    assert all(lapse["end_s"] <= t <= lapse["end_s"] + 2.5 for t in times["rec"])
+    assert all(t + 5 <= lapse["start_s"] or t >= lapse["end_s"] + 5 for t in times["pos"])
+    early = [r for r in records if r["label"] == "neg" and r["lights"] and r["lights"][0]["state"] == "red"]
+    assert any("stop" in r["decision"]["longitudinal"] for r in early)
+
+
+def test_negatives_score_worse_than_the_rest(folder):
+    verdicts = list(scoring.score_all(folder, 1))
+    found = statistics.summary(verdicts)
+    assert found["labels"]["neg"]["epdms"] < found["labels"]["pos"]["epdms"] - 0.25
+    assert {v.id for v in verdicts} == {e.id for e in Dataset(folder).entries}
+    assert any("tlc" in v.failures for v in verdicts if v.label == "neg")
+
+
+def test_the_demo_model_sees_a_subset(folder):
+    everything, demo = Dataset(folder), Dataset(folder, grid=DEMO, labels=("pos",))
+    assert len(demo) < len(everything)
+    names = [e.id for e in everything.entries]
+    one, all_ = demo[1], everything[names.index(demo.entries[1].id)]
+    assert list(one.observation.images) == ["front"]
+    for mine, theirs in zip(one.observation.images["front"], all_.observation.images["front"][2:]):
+        assert mine.stamp_ns == theirs.stamp_ns and (mine.rgb == theirs.rgb).all()
+
+
+def test_sheet_and_statistics(folder, tmp_path):
+    dataset = Dataset(folder)
+    indices = sheet.choose(dataset, 6)
+    assert len(set(indices)) == 6 and {dataset.entries[i].label for i in indices} == {"pos", "neg", "rec"}
+    picture = sheet.sheet(dataset, indices[:2])
+    assert picture.ndim == 3 and picture.shape[0] > 300 and picture.std() > 20
+    found = statistics.statistics(dataset)
+    assert sum(found["counts"]["label"].values()) == found["samples"] == len(dataset)
+    pytest.importorskip("matplotlib")
+    from spanvla_ros.evaluation import panels
+
+    panels.draw(statistics.panels(found), tmp_path / "s.png")
+    assert (tmp_path / "s.png").stat().st_size > 10_000
 
 
 def test_a_drive_that_is_there_is_not_driven_again(folder):
-    assert collect.drive("red", 6001, folder, recipe=SHORT) == 0
+    assert collect.drive("red", 5000, folder) == 0
 
 
-def test_disturbance_is_seeded_bounded_and_leaves_calm_plans_alone():
-    straight = np.column_stack([4.0 * np.arange(1, 11), np.zeros(10), np.zeros(10)])
-    runs = []
-    for _ in range(2):
-        disturbance = collect.Disturbance(collect.Recipe(), np.random.default_rng(3))
-        runs.append([disturbance.bend(straight, 0.25 * k) for k in range(120)])
-    np.testing.assert_array_equal(runs[0], runs[1])
-    bent = np.array(runs[0])
-    calm = (bent == straight).all(axis=(1, 2))
-    assert 0.3 < calm.mean() < 0.95
-    assert np.abs(bent[:, :, 1]).max() <= collect.Recipe().offset_m
+def test_a_sample_with_a_failing_camera_is_left_out():
+    fault = SimpleNamespace(at_s=5.0, until_s=7.0)
+    spoiled = [collect._faulty((fault,), round(t * 1e9)) for t in (4.5, 5.0, 7.0, 8.5, 9.0)]
+    assert spoiled == [False, True, True, True, False]
+
+
+def test_a_full_disk_ends_the_collection_with_a_clear_line(monkeypatch, tmp_path):
+    monkeypatch.setattr(collect, "drive", lambda *_: (_ for _ in ()).throw(DataError("the disk is full")))
+    assert collect._work(("red", 1, tmp_path, None)) == ("red 1", 0, "the disk is full", True)
+    monkeypatch.setattr(collect, "drive", lambda *_: 1 / 0)
+    assert collect._work(("red", 1, tmp_path, None))[2:] == ("ZeroDivisionError: division by zero", False)
+
+
+@pytest.mark.parametrize(
+    "time_s, label",
+    [(2.0, "pos"), (4.9, "pos"), (5.5, ""), (9.6, "neg"), (11.9, "neg"), (12.5, ""), (14.0, "rec"), (16.4, "rec"), (17.0, ""), (19.0, "pos")],
+)
+def test_labels_around_a_lapse(time_s, label):
+    assert labels._label(time_s, SimpleNamespace(start_s=10.0, end_s=14.0)) == label
+
+
+def test_where_nothing_happens_fewer_moments_are_kept():
+    def log(speed):
+        frames = [SimpleNamespace(stamp_ns=k * 100_000_000, ego=np.array([0, 0, 0, speed])) for k in range(200)]
+        instants = [SimpleNamespace(index=k, decision=SimpleNamespace(topic="red_wait")) for k in range(15, 150, 5)]
+        return SimpleNamespace(frames=frames, instants=instants)
+
+    driving, standing = log(5.0), log(0.0)
+    assert len(labels._thinned(driving, driving.instants)) == 14
+    assert len(labels._thinned(standing, standing.instants)) == 4
+    assert labels._thinned(driving, driving.instants)[:2] == [driving.instants[0], driving.instants[2]]

@@ -1,4 +1,4 @@
-"""`spanvla data`: make and check training samples."""
+"""`spanvla data`: make, check, look at and score training samples."""
 
 from __future__ import annotations
 
@@ -6,34 +6,60 @@ import argparse
 import json
 import sys
 import time
-from importlib import resources
 from pathlib import Path
 
-from spanvla_ros.contracts import ConfigError, DataError
+from spanvla_ros.contracts import ConfigError, DataError, SpanVLAError
 
 
 def add_parser(subparsers) -> None:
-    parser = subparsers.add_parser("data", help="make and check training samples", description=__doc__)
+    parser = subparsers.add_parser("data", help="make, check, look at and score training samples", description=__doc__)
     commands = parser.add_subparsers(dest="data_command", required=True)
 
-    sim = commands.add_parser(
+    sim = _command(
+        commands,
         "sim",
-        help="drive scenarios in the simulator and write samples",
-        epilog="example: spanvla data sim --families all --seeds 0:40 --out samples",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "drive scenarios in the simulator and write samples",
+        "example: spanvla data sim --families all --seeds 0:40 --out samples\n\nEven seeds are driven by the expert, odd ones with a lapse: "
+        "before it pos, in it neg, after the take-over rec.",
     )
     sim.add_argument("--families", default="all", help="comma-separated scenario families, or 'all' (%(default)s)")
     sim.add_argument("--seeds", required=True, help="half-open range A:B or A:B:STEP; 0-4999 are for training, 5000-5999 for validation")
     sim.add_argument("--out", required=True, type=Path, help="folder of the data set; drives that are there already are skipped")
-    sim.add_argument("--engine", help="let this engine drive while the expert labels (DAgger) instead of the disturbed expert")
-    sim.add_argument("--workers", type=int, default=2, help="processes (%(default)s)")
+    sim.add_argument("--engine", help="let this engine drive while the expert's plans are the labels (DAgger)")
+    sim.add_argument("--workers", type=_positive, default=2, help="processes (%(default)s)")
 
-    check = commands.add_parser("check", help="check a data set against the schema", epilog="example: spanvla data check samples")
+    check = _command(commands, "check", "check a data set: schema, pictures, motion, splits, shares", "example: spanvla data check samples")
     check.add_argument("folder", type=Path)
+    check.add_argument("--workers", type=_positive, default=2, help="processes (%(default)s)")
+
+    view = _command(commands, "view", "contact sheet: cameras with the future drawn in, map, decision and text", "example: spanvla data view samples --out sheet.png")
+    view.add_argument("folder", type=Path)
+    view.add_argument("--out", required=True, type=Path, help="PNG to write")
+    view.add_argument("--count", type=_positive, default=18, help="samples (%(default)s), of all labels and as many families as fit")
+
+    stats = _command(commands, "stats", "what is in a data set, as JSON and plots", "example: spanvla data stats samples --out stats")
+    stats.add_argument("folder", type=Path)
+    stats.add_argument("--out", required=True, type=Path, help="folder for statistics.json and statistics.png")
+
+    score = _command(commands, "score", "PDMS and EPDMS of the labelled futures", "example: spanvla data score samples --out scores.json")
+    score.add_argument("folder", type=Path)
+    score.add_argument("--split", choices=("train", "validation", "test"), help="only these samples")
+    score.add_argument("--out", type=Path, help="JSON to write, with every sample's sub-scores and what they failed at")
+    score.add_argument("--workers", type=_positive, default=2, help="processes (%(default)s)")
+
+
+def _command(commands, name: str, text: str, epilog: str) -> argparse.ArgumentParser:
+    return commands.add_parser(name, help=text, description=text, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a positive number, is '{text}'")
+    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:
-    return _sim(args) if args.data_command == "sim" else _check(args)
+    return {"sim": _sim, "check": _check, "view": _view, "stats": _stats, "score": _score}[args.data_command](args)
 
 
 def _sim(args: argparse.Namespace) -> int:
@@ -41,41 +67,92 @@ def _sim(args: argparse.Namespace) -> int:
     from spanvla_ros.sim import scenario as scenarios
 
     families, seeds = scenarios.parse_families(args.families), scenarios.parse_seeds(args.seeds)
-    if seeds[0] < 0 or seeds[-1] >= 6000:
+    if min(seeds) < 0 or max(seeds) >= 6000:
         raise ConfigError(f"--seeds {args.seeds}: samples come from seeds 0-4999 (training) and 5000-5999 (validation); others are for tests")
     total, done, samples, errors, start = len(seeds) * len(families), 0, 0, 0, time.monotonic()
+    fresh = 0
     for drive, count, error in collect(families, seeds, args.out, args.workers, args.engine):
-        done, samples, errors = done + 1, samples + count, errors + (error is not None)
+        done, samples, errors, fresh = done + 1, samples + count, errors + (error is not None), fresh + (count > 0)
         if error:
-            print(f"{drive}: {error}", file=sys.stderr)
-        if done % 10 == 0 or done == total:
-            rate = done / (time.monotonic() - start)
-            print(f"{done}/{total} drives, {samples} new samples, {errors} failed, {(total - done) / rate:.0f} s left", flush=True)
+            print(f"\r{drive}: {error}", file=sys.stderr)
+        # drives that were there already cost nothing and say nothing about the rest
+        left = (total - done) * (time.monotonic() - start) / max(fresh, 1)
+        _progress(f"{done}/{total} drives, {samples} new samples, {errors} failed, {left / 60:.0f} min left", done, total)
     if errors > 0.05 * total:
         raise DataError(f"{errors} of {total} drives failed; the first lines above say why")
     return 0
 
 
-def _check(args: argparse.Namespace) -> int:
-    import jsonschema
+def _progress(text: str, done: int, total: int) -> None:
+    """A line that overwrites itself on a terminal, every tenth line elsewhere."""
+    if sys.stdout.isatty():
+        bar = "#" * (24 * done // total)
+        print(f"\r[{bar:<24}] {text}\033[K", end="\n" if done == total else "", flush=True)
+    elif done % 10 == 0 or done == total:
+        print(text, flush=True)
 
+
+def _check(args: argparse.Namespace) -> int:
+    from spanvla_ros.data.check import check
+
+    found = check(args.folder, args.workers)
+    for line in found.errors[:20]:
+        print(line, file=sys.stderr)
+    if len(found.errors) > 20:
+        print(f"and {len(found.errors) - 20} more", file=sys.stderr)
+    shares = ", ".join(f"{label} {share:.1%}" for label, share in found.shares.items())
+    print(f"{found.samples} samples, {len(found.errors)} errors; {shares}")
+    return 1 if found.errors else 0
+
+
+def _view(args: argparse.Namespace) -> int:
+    import cv2
+
+    from spanvla_ros.data import sheet
     from spanvla_ros.data.shards import Dataset
 
-    schema = json.loads(resources.files("spanvla_ros.data").joinpath("mreasoning_1.schema.json").read_text())
-    validator = jsonschema.Draft202012Validator(schema)
     dataset = Dataset(args.folder)
-    errors: list[str] = []
-    seen: set[str] = set()
-    for index, record in enumerate(dataset.records):
-        errors += [f"{record.get('id')}: {'/'.join(map(str, e.path))} {e.message[:120]}" for e in validator.iter_errors(record)]
-        if record["id"] in seen:
-            errors.append(f"{record['id']}: the id is there twice")
-        seen.add(record["id"])
-        try:
-            dataset[index]
-        except (DataError, ValueError) as error:
-            errors.append(f"{record['id']}: {error}")
-    for line in errors[:20]:
-        print(line, file=sys.stderr)
-    print(f"{len(dataset)} samples, {len(errors)} errors")
-    return 1 if errors else 0
+    picture = sheet.sheet(dataset, sheet.choose(dataset, args.count))
+    _write(args.out, cv2.imencode(".png", picture)[1].tobytes())
+    print(f"{min(args.count, len(dataset))} samples: {args.out}")
+    return 0
+
+
+def _stats(args: argparse.Namespace) -> int:
+    from spanvla_ros.data import statistics
+    from spanvla_ros.data.shards import Dataset
+    from spanvla_ros.evaluation import panels
+
+    found = statistics.statistics(Dataset(args.folder))
+    args.out.mkdir(parents=True, exist_ok=True)
+    panels.draw(statistics.panels(found), args.out / "statistics.png")
+    _write(args.out / "statistics.json", json.dumps(found, indent=1).encode())
+    for label, share in found["shares"].items():
+        print(f"{label}: {found['counts']['label'].get(label, 0)} samples, {share:.1%}")
+    print(f"{found['samples']} samples, {found['texts']['different']} different texts: {args.out / 'statistics.png'}")
+    return 0
+
+
+def _score(args: argparse.Namespace) -> int:
+    from spanvla_ros.data import scoring, statistics
+
+    verdicts = list(scoring.score_all(args.folder, args.workers, args.split))
+    found = statistics.summary(verdicts)
+    if args.out:
+        rows = [{"id": v.id, "label": v.label, "lapse": v.lapse, **{k: round(x, 4) for k, x in v.values.items()}, "failures": v.failures} for v in verdicts]
+        _write(args.out, json.dumps({**found, "all": rows}, indent=1).encode())
+    names = ("n", "pdms", "epdms", "nc", "dac", "ddc", "tlc", "ep", "ttc", "lk", "hc", "comfort")
+    print("label " + " ".join(f"{name:>7}" for name in names))
+    for label, means in found["labels"].items():
+        print(f"{label:<5} " + " ".join(f"{means[name]:>7.3f}" if name != "n" else f"{means[name]:>7}" for name in names))
+    if found["pos minus neg"]:
+        print(f"pos minus neg: PDMS {found['pos minus neg']['pdms']:.3f}, EPDMS {found['pos minus neg']['epdms']:.3f} (unfiltered, without EC)")
+    return 0
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    except OSError as error:
+        raise SpanVLAError(f"{path} can't be written: {error.strerror}") from None

@@ -1,160 +1,187 @@
-"""Samples from the simulator: somebody drives, more or less well, and the expert says at every state what to do and why.
+"""Samples from the simulator: drives with and without a lapse, their pictures, their shards.
 
-The label is the expert's plan from the state as it is, not what was driven next. So states that no good driver reaches
-can be visited on purpose, by disturbing the expert or by letting a trained engine drive (DAgger), and stay usable.
+Seeds decide how a scenario is driven: even ones by the expert from a slightly disturbed start, odd ones with a lapse. The
+future of a sample is what was driven; its text and decision are the expert's for that state, so a negative says what should
+have been done. Where an engine drives (DAgger), the future is the expert's plan for the states that the engine gets into.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from spanvla_ros.contracts import NotReady, Plan
+from spanvla_ros import __version__
+from spanvla_ros.contracts import DataError, NotReady, Observation, Trajectory
+from spanvla_ros.data import episode, labels
+from spanvla_ros.data.episode import EXPOSURE_S, GRID, Log, Still
+from spanvla_ros.data.labels import Choice
 from spanvla_ros.data.sample import Sample, to_record
-from spanvla_ros.data.shards import ShardWriter, finished
-from spanvla_ros.planning.inputs import Grid, InputBuffer
+from spanvla_ros.data.shards import ShardWriter, finished, write_map
+from spanvla_ros.geometry import to_local
+from spanvla_ros.planning.inputs import InputBuffer
 from spanvla_ros.planning.prompt import reasoning_text
 from spanvla_ros.planning.trajectory import densify
+from spanvla_ros.sim import chart as charts
+from spanvla_ros.sim import family as families_of
+from spanvla_ros.sim import road as roads
+from spanvla_ros.sim import scenario as scenarios
+from spanvla_ros.sim.cells import Cells
+from spanvla_ros.sim.decision import Decision
+from spanvla_ros.sim.frame import to_document
+from spanvla_ros.sim.lapse import Careless, Lapse
+from spanvla_ros.sim.scenario import Fault, Scenario
+from spanvla_ros.sim.simulation import Simulation
+from spanvla_ros.sim.style import Style
 
-GRID = Grid(cameras=("front",), frame_offsets_s=(-0.5, 0.0), history_offsets_s=(-1.5, -1.0, -0.5, 0.0))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How a drive is disturbed. Lateral and heading kicks at the start; later, phases in which the plan is bent sideways and stretched."""
-
-    sample_s: float = 0.5
-    plan_s: float = 0.25
-    limit_s: float = 45.0
-    start_lateral_m: float = 0.8
-    start_yaw_rad: float = 0.08
-    calm_s: tuple[float, float] = (1.0, 3.5)
-    disturbed_s: tuple[float, float] = (0.6, 1.6)
-    offset_m: float = 0.9
-    stretch: tuple[float, float] = (0.5, 1.35)
-    give_up_m: float = 4.0
-
-
-class Disturbance:
-    """Bends plans during random phases. Seeded."""
-
-    def __init__(self, recipe: Recipe, rng: np.random.Generator):
-        self.recipe, self.rng = recipe, rng
-        self.active = False
-        self.until_s = rng.uniform(*recipe.calm_s)
-        self.offset_m, self.stretch = 0.0, 1.0
-
-    def bend(self, waypoints: np.ndarray, time_s: float) -> np.ndarray:
-        """Waypoints (T, 3) as a worse driver would choose them at `time_s`."""
-        if time_s >= self.until_s:
-            self.active = not self.active
-            self.until_s = time_s + self.rng.uniform(*(self.recipe.disturbed_s if self.active else self.recipe.calm_s))
-            self.offset_m = self.rng.uniform(-1, 1) * self.recipe.offset_m
-            self.stretch = self.rng.uniform(*self.recipe.stretch)
-        if not self.active:
-            return waypoints
-        knots = np.arange(len(waypoints) + 1)
-        at = np.minimum(knots[1:] * self.stretch, knots[-1])
-        bent = np.stack([np.interp(at, knots, np.append(0, waypoints[:, i])) for i in range(3)], axis=1)
-        ramp = np.minimum(knots[1:] / 3, 1.0) * self.offset_m
-        bent[:, 0] -= ramp * np.sin(bent[:, 2])
-        bent[:, 1] += ramp * np.cos(bent[:, 2])
-        return bent
+GENERATOR = f"spanvla_ros {__version__} collect/2"
+LIMIT_S = 25.0
+_ATTEMPTS, _ENOUGH = 3, 3  # lapses tried until one drive has so many negatives
+_KICK_M, _KICK_RAD = 0.4, 0.04  # most that a start is disturbed by
+_CHUNK, _CHUNKS_PER_PROCESS = 6, 12  # neighbours share a map; a fresh process now and then bounds the memory
 
 
-def drive(family: str, seed: int, folder: Path, engine: str | None = None, recipe: Recipe | None = None) -> int:
+def drive(family: str, seed: int, folder: Path, engine: str | None = None, limit_s: float = LIMIT_S) -> int:
     """Drive one scenario and write its samples as one shard; returns their number (0 where the shard was there already).
 
-    `engine`: folder of an engine that drives instead of the disturbed expert.
+    `engine`: folder of an engine that drives instead of the expert.
     """
-    from spanvla_ros.sim import scenario as scenarios
-    from spanvla_ros.sim.simulation import Simulation
-
-    recipe = recipe or Recipe()
     name = f"{family}_{seed:05d}" + ("_engine" if engine else "")
     if finished(folder, name):
         return 0
-    planner = None
-    if engine:
-        from spanvla_ros.engine.load import load_planner
-
-        planner = load_planner(engine)
-    rng = np.random.default_rng([seed, sum(map(ord, family))])
     scenario = scenarios.build(family, seed)
-    simulation = Simulation(scenario)
+    simulation = Simulation(scenario, render=engine is not None)
     simulation.reset()
-    simulation.kick(rng.uniform(-1, 1) * recipe.start_lateral_m, rng.uniform(-1, 1) * recipe.start_yaw_rad, 0.0)
-    disturbance = Disturbance(recipe, rng)
-    buffer = InputBuffer(planner.spec if planner else GRID)
-    jpegs: dict[int, bytes] = {}
-    count, step = 0, 0
-    every_sample, every_plan = round(recipe.sample_s / 0.05), round(recipe.plan_s / 0.05)
-    trajectory = None
+    provenance: dict[str, Any] = {"source": "simulator", "generator": GENERATOR, "variant": scenario.variant, "lapse": None}
+    try:
+        if engine:
+            log, chosen = _driven_by_engine(simulation, engine, limit_s)
+            provenance |= {"driver": "engine", "future": "plan"}
+        else:
+            log, chosen, more = _driven(simulation, limit_s)
+            provenance |= more
+        road = simulation.road
+    finally:
+        simulation.close()
+    guide, chart = charts.guide(scenario.route), charts.chart(road)
+    write_map(folder, scenario.map_id, chart.document())
+    usable = [choice for choice in chosen if not _faulty(scenario.faults, choice.instant.observation.t0_ns)]
+    pictures = _pictures(scenario, log, usable)
+    cells = Cells(road, scenario.route.path)
     with ShardWriter(folder, name) as shard:
-        while step * 0.05 < recipe.limit_s and not simulation.finished:
-            ego, stamp = simulation.ego, simulation.stamp_ns
-            buffer.add_odometry(stamp, ego.pose, ego.speed_mps, ego.yaw_rate_rps)
-            sampling, planning = step % every_sample == 0, step % every_plan == 0
-            if sampling or (planning and planner):
-                jpegs[stamp] = simulation.jpeg("front")
-                buffer.add_image("front", stamp, jpegs[stamp])
-            if planning:
-                decision = simulation.expert.plan()
-                if abs(decision.fields["lateral_offset_m"]) > recipe.give_up_m:
-                    break
-                waypoints = disturbance.bend(decision.waypoints_base, step * 0.05)
-                try:
-                    observation = buffer.observe(stamp, scenario.command)
-                except NotReady:
-                    observation = None
-                plan = Plan(
-                    t0_ns=stamp,
-                    waypoints_base=waypoints,
-                    waypoint_interval_s=0.5,
-                    pose_odom=ego.pose,
-                    speed_mps=ego.speed_mps,
-                    reasoning="",
-                    tokens=0,
-                    seed=0,
-                    engine_hash="",
-                )
-                if planner and observation:
-                    plan = planner.plan(observation)
-                trajectory = densify(plan)
-                if sampling and observation:
-                    sample = Sample(
-                        id=f"{name}_{step:04d}",
-                        observation=observation,
-                        future=decision.waypoints_base,
-                        reasoning=reasoning_text(decision.trace),
-                        mode=decision.mode,
-                        family=family,
-                        map=str(scenario.map_id),
-                        label="pos",
-                        fields=_scene(decision.fields),
-                        cells=simulation.cells("front"),
-                    )
-                    record = to_record(
-                        sample,
-                        split=scenarios.split(seed),
-                        seed=seed,
-                        decision={"longitudinal": decision.longitudinal, "lateral": decision.lateral},
-                        components=list(decision.components),
-                        provenance={"source": "simulator", "driver": "engine" if planner else "disturbed expert"},
-                    )
-                    frames = {c: [(f.stamp_ns, jpegs[f.stamp_ns]) for f in fs] for c, fs in observation.images.items()}
-                    shard.add(record, frames)
-                    count += 1
-            simulation.advance(trajectory, 0.05)
-            step += 1
-    simulation.close()
-    if planner:
+        cameras = {camera: dataclasses.asdict(scenario.cameras[camera]) for camera in GRID.cameras}
+        shard.truth({"map": scenario.map_id, "cameras": cameras, "guide": guide.document(), **to_document(log.frames)})
+        for choice in usable:
+            sample = _sample(name, scenario, log, choice, cells, provenance)
+            stamps = [f.stamp_ns for f in sample.observation.images["front"]]
+            shard.add(to_record(sample), {camera: [(t, pictures[camera, t]) for t in stamps] for camera in GRID.cameras})
+    return len(usable)
+
+
+def _driven(simulation: Simulation, limit_s: float) -> tuple[Log, list[Choice], dict[str, Any]]:
+    """A drive of the expert, or with a lapse where the seed is odd: log, samples, provenance."""
+    scenario = simulation.scenario
+    chart, guide = charts.chart(simulation.road), charts.guide(scenario.route)
+    if scenario.seed % 2:
+        # what is no harm in this traffic is no example of bad driving: another lapse gets its chance
+        best: tuple[Log, list[Choice], Lapse | None] | None = None
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                simulation.reset()
+            careless = Careless(simulation, attempt)
+            log = episode.drive(simulation, lambda decision, _: careless.plan(decision), limit_s)
+            chosen = labels.choose(log, careless.lapse, chart, guide)
+            if best is None or labels.negatives(chosen) > labels.negatives(best[1]):
+                best = log, chosen, careless.lapse
+            if labels.negatives(chosen) >= _ENOUGH:
+                break
+        return *best[:2], {"driver": "lapse", "future": "driven", "lapse": _lapse(best[2])}
+    rng = np.random.default_rng([scenario.seed, sum(map(ord, scenario.family))])
+    kick = float(rng.uniform(-1, 1) * _KICK_M), float(rng.uniform(-1, 1) * _KICK_RAD)
+    simulation.kick(*kick, 0.0)
+    log = episode.drive(simulation, lambda decision, _: decision.trajectory, limit_s)
+    return log, labels.choose(log, None, chart, guide), {"driver": "expert", "future": "driven", "kick": kick}
+
+
+def _driven_by_engine(simulation: Simulation, engine: str, limit_s: float) -> tuple[Log, list[Choice]]:
+    """A drive of an engine, with the expert's plan as the future of every sample."""
+    from spanvla_ros.engine.load import load_planner
+
+    planner = load_planner(engine)
+    buffer = InputBuffer(planner.spec)
+
+    def plan(decision: Decision, _: Observation | None) -> Trajectory:
+        ego, stamp = simulation.ego, simulation.stamp_ns
+        buffer.add_odometry(stamp, ego.pose, ego.speed_mps, ego.yaw_rate_rps)
+        for camera in planner.spec.cameras:
+            buffer.add_image(camera, stamp, simulation.jpeg(camera))
+        try:
+            return densify(planner.plan(buffer.observe(stamp, simulation.command)))
+        except NotReady:
+            return decision.trajectory
+
+    try:
+        log = episode.drive(simulation, plan, limit_s)
+    finally:
         planner.close()
-    return count
+    chosen = []
+    for instant in log.instants:
+        poses = instant.decision.trajectory.poses_odom
+        dense = to_local(poses[0], poses[1 : episode.FUTURE_FRAMES + 1])
+        if instant.index + episode.FUTURE_FRAMES < len(log.frames):
+            chosen.append(Choice(instant=instant, label="pos", future=instant.decision.waypoints_base, dense=dense))
+    return log, chosen
+
+
+def _pictures(scenario: Scenario, log: Log, chosen: list[Choice]) -> dict[tuple[str, int], bytes]:
+    """JPEG by camera and stamp, of what the samples need."""
+    from spanvla_ros.sim.renderer import encode
+    from spanvla_ros.sim.stage import Stage
+
+    stamps = sorted({frame.stamp_ns for choice in chosen for frame in choice.instant.observation.images["front"]})
+    if not stamps:
+        return {}
+    stage = Stage(roads.load(scenario.map_id), scenario.seed, scenario.look)
+
+    def picture(camera: str, still: Still) -> bytes:
+        view = scenario.cameras[camera]
+        rgb = stage.picture(view, still.ego, still.actors, still.signals, episode.seconds(still.stamp_ns))
+        return encode(rgb, scenario.jpeg_quality)
+
+    return {(camera, stamp): picture(camera, log.stills[stamp]) for stamp in stamps for camera in GRID.cameras}
+
+
+
+
+def _sample(name: str, scenario: Scenario, log: Log, choice: Choice, cells: Cells, provenance: Mapping[str, Any]) -> Sample:
+    instant, decision = choice.instant, choice.instant.decision
+    still = log.stills[instant.observation.t0_ns]
+    first = max(0, instant.index - round(-GRID.frame_offsets_s[0] / 0.1))
+    return Sample(
+        id=f"{name}_{instant.index:04d}",
+        observation=instant.observation,
+        future=choice.future,
+        dense=choice.dense,
+        reasoning=reasoning_text(decision.trace),
+        mode=decision.mode,
+        family=scenario.family,
+        map=scenario.map_id,
+        label=choice.label,
+        fields=_scene(decision.fields),
+        cells=cells.bits(scenario.cameras["front"], still.ego, instant.route_s, still.actors, still.signals),
+        instruction=instant.instruction,
+        split=scenarios.split(scenario.seed),
+        seed=scenario.seed,
+        decision={"longitudinal": decision.longitudinal.value, "lateral": decision.lateral.value},
+        components=tuple(decision.components),
+        lights=instant.lights,
+        span=(first, instant.index, instant.index + episode.FUTURE_FRAMES + 1 - first),
+        provenance=provenance,
+    )
 
 
 def _scene(fields: Mapping[str, float]) -> dict[str, float | list[float]]:
@@ -163,20 +190,47 @@ def _scene(fields: Mapping[str, float]) -> dict[str, float | list[float]]:
     return {k: round(v, 5) for k, v in fields.items() if k not in ahead} | {"curvature_1pm": [round(fields[k], 5) for k in ahead]}
 
 
-def _work(job: tuple) -> tuple[str, int, str | None]:
+def _lapse(lapse: Lapse | None) -> dict[str, Any] | None:
+    if lapse is None:
+        return None
+    usual, style = dataclasses.asdict(Style()), dataclasses.asdict(lapse.style)
+    changed = {k: round(v, 3) if isinstance(v, float) else v for k, v in style.items() if v != usual[k]}
+    return {"kind": lapse.kind, "start_s": lapse.start_s, "end_s": round(lapse.end_s, 3), "style": changed}
+
+
+def _faulty(faults: tuple[Fault, ...], t0_ns: int) -> bool:
+    """Whether a camera fails while the pictures of a sample are taken: its text would speak of what nobody sees."""
+    t0 = episode.seconds(t0_ns)
+    return any(fault.at_s <= t0 and t0 + GRID.frame_offsets_s[0] < fault.until_s + EXPOSURE_S for fault in faults)
+
+
+def _work(job: tuple[str, int, Path, str | None]) -> tuple[str, int, str | None, bool]:
+    """Name, samples, error, and whether going on makes no sense."""
     family, seed, *_ = job
     try:
-        return f"{family} {seed}", drive(*job), None
+        return f"{family} {seed}", drive(*job), None, False
+    except DataError as error:
+        return f"{family} {seed}", 0, str(error), True
     except Exception as error:  # one bad drive must not end hours of collection; it is counted and reported
-        return f"{family} {seed}", 0, f"{type(error).__name__}: {error}"
+        return f"{family} {seed}", 0, f"{type(error).__name__}: {error}", False
 
 
 def collect(families: list[str], seeds: range, folder: Path, workers: int = 2, engine: str | None = None) -> Iterator[tuple[str, int, str | None]]:
     """Drive every family with every seed in `workers` processes; yields (drive, samples, error or None) as they finish.
 
-    Drives whose shard is there already are skipped, so a broken run goes on where it stopped.
+    Drives whose shard is there already are skipped, so a broken run goes on where it stopped. DataError when writing fails.
     """
     jobs = [(family, seed, folder, engine) for seed in seeds for family in families]
-    # libsumo holds one world per process, and a fresh process per batch of drives bounds its memory
-    with multiprocessing.get_context("spawn").Pool(workers, maxtasksperchild=20) as pool:
-        yield from pool.imap_unordered(_work, jobs)
+    jobs.sort(key=lambda job: (job[1] // 10, _kind(job[0], job[1]), job[1], job[0]))
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(workers, maxtasksperchild=_CHUNKS_PER_PROCESS) as pool:
+        for name, count, error, fatal in pool.imap_unordered(_work, jobs, chunksize=min(_CHUNK, max(1, len(jobs) // (4 * workers)))):
+            if fatal:
+                raise DataError(error)
+            yield name, count, error
+
+
+def _kind(family: str, seed: int) -> str:
+    """Kind of map that a scenario most likely plays on."""
+    kinds = families_of.load(family).maps
+    return kinds[seed % len(kinds)]

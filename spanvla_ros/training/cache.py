@@ -25,6 +25,7 @@ from spanvla_ros.training import targets
 VERSION = 1  # of the layout below; part of the hash
 CHUNK = 256  # samples; what an interrupted pass repeats at most, per worker
 READER = "spanvla_ros.data.shards:Dataset"
+IMITATED = ("pos", "rec")  # labels; negatives are no targets
 # of the ModelSpec, what shapes the arrays
 RELEVANT = (
     "cameras",
@@ -65,10 +66,10 @@ class Cache:
         return self.arrays[name]
 
 
-def open_reader(folder: Path, split: str, reader: str = READER) -> Any:
-    """The data set class named by `reader` (module:class), opened on one split of `folder`."""
+def open_reader(folder: Path, split: str, spec: ModelSpec, reader: str = READER) -> Any:
+    """The data set class named by `reader` (module:class), opened on one split of `folder`: what is to be imitated, as the model sees it."""
     module, _, name = reader.partition(":")
-    return getattr(importlib.import_module(module), name)(folder, split)
+    return getattr(importlib.import_module(module), name)(folder, split, spec, IMITATED)
 
 
 def cache_hash(data_sha256: str, spec: ModelSpec, tokenizer_path: Path) -> str:
@@ -89,7 +90,7 @@ def build(
     say: Callable[[str], None] = lambda text: None,
 ) -> Cache:
     """The cache of one split of a data set below `root`, made where missing and continued where a pass was interrupted."""
-    dataset = open_reader(folder, split, reader)
+    dataset = open_reader(folder, split, spec, reader)
     sha256 = cache_hash(dataset.sha256, spec, tokenizer_path)
     path = root / sha256[:16]
     if not (path / "meta.json").exists():
@@ -147,7 +148,7 @@ def convert(sample: Any, spec: ModelSpec, tokenizer, where: str) -> dict[str, np
     limit = spec.max_reasoning_tokens + 1
     if len(answer_ids) > limit:
         raise DataError(f"{where}: the reasoning has {len(answer_ids)} tokens, the model takes {limit}: {sample.reasoning!r}")
-    future = np.asarray(sample.future, np.float32)
+    future = np.asarray(sample.waypoints(spec), np.float32)
     if future.shape != (spec.waypoints, 3) or not np.isfinite(future).all():
         raise DataError(f"{where}: future must be {(spec.waypoints, 3)} finite numbers, is {future.shape}")
     answer = np.zeros(limit, np.int16)
@@ -195,10 +196,11 @@ def _start(*setup: Any) -> None:
 
 def _open(path: str, source: tuple[str, str, str], spec: dict[str, Any], tokenizer_path: str) -> dict[str, Any]:
     folder, split, reader = source
+    model_spec = ModelSpec.from_dict(spec)
     return {
         "path": Path(path),
-        "dataset": open_reader(Path(folder), split, reader),
-        "spec": ModelSpec.from_dict(spec),
+        "dataset": open_reader(Path(folder), split, model_spec, reader),
+        "spec": model_spec,
         "tokenizer": planning_tokenizer.load(Path(tokenizer_path)),
     }
 

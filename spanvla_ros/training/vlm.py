@@ -221,7 +221,7 @@ def ensure_tokenizer(config: VlmConfig, data: Path, run_path: Path, say: Callabl
     if config.init:
         shutil.copyfile(resolve(config.init) / checkpoint.TOKENIZER, path)
         return path
-    dataset = cache.open_reader(data, "train", config.reader)
+    dataset = cache.open_reader(data, "train", config.spec.spec(""), config.reader)
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), config.tokenizer_samples)).astype(int))
     size = tokenizer.train((dataset[int(i)] for i in chosen), config.spec.spec(""), config.vocabulary, path)
     say(f"tokenizer of {size} tokens from {len(chosen)} samples: {path}")

@@ -1,0 +1,86 @@
+"""PDMS and EPDMS of trajectories in the truth of a drive, and of all labelled futures of a data set."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from spanvla_ros.evaluation.pdm import scorer
+from spanvla_ros.evaluation.pdm.scene import WAYPOINTS, Scene
+from spanvla_ros.data.shards import Dataset
+from spanvla_ros.sim import frame as frames_of
+from spanvla_ros.sim.chart import Chart, Guide
+
+NAMES = {"v1": "pdms", "v2": "epdms"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Score of one labelled future: values of all sub-scores, and what went wrong in words (sub-score -> reason)."""
+
+    id: str
+    label: str
+    family: str
+    lapse: str
+    values: Mapping[str, float]
+    failures: Mapping[str, str]
+
+
+def judge(scene: Scene, plans: np.ndarray, version: str) -> tuple[list[dict[str, float]], list[dict[str, str]]]:
+    """Per plan of (K, 8+, 3): sub-scores with their total under "pdms" or "epdms" (unfiltered, without EC), and reasons of failures."""
+    scores = scorer.score(scene, plans[:, :WAYPOINTS], version)
+    values = [{NAMES[version]: float(scores.total[k]), **{n: float(v[k]) for n, v in scores.values.items()}} for k in range(len(plans))]
+    reasons = [{n: f"{f[k].cause}: {f[k].reason}" for n, f in scores.failures.items() if f[k] is not None} for k in range(len(plans))]
+    return values, reasons
+
+
+def scene_of(dataset: Dataset, index: int, charts: dict[str, Chart]) -> Scene:
+    """The scene of a sample from what the data set holds; `charts` keeps the maps read so far."""
+    truth, record = dataset.truth(index), dataset.record(index)
+    if truth["map"] not in charts:
+        charts[truth["map"]] = Chart.from_document(dataset.chart(truth["map"]))
+    span = record["truth"]
+    part = {**truth, "frames": truth["frames"][span["first"] : span["first"] + span["count"]]}
+    frames = frames_of.from_document(part)
+    return frames_of.scene(charts[truth["map"]], Guide.from_document(truth["guide"]), frames, span["t0"] - span["first"])
+
+
+def score_all(folder: Path, workers: int, split: str | None = None) -> Iterator[Verdict]:
+    """Verdicts on every sample of a data set, by `workers` processes."""
+    count = len(Dataset(folder, split))
+    with multiprocessing.get_context("spawn").Pool(workers, _open, (folder, split)) as pool:
+        for verdicts in pool.imap(_some, np.array_split(np.arange(count), max(1, count // 24))):
+            yield from verdicts
+
+
+_state: dict[str, object] = {}
+
+
+def _open(folder: Path, split: str | None) -> None:
+    _state.update(dataset=Dataset(folder, split), charts={})
+
+
+def _some(indices: Sequence[int]) -> list[Verdict]:
+    dataset, charts = _state["dataset"], _state["charts"]
+    return [verdict(dataset, int(index), charts) for index in indices]
+
+
+def verdict(dataset: Dataset, index: int, charts: dict[str, Chart]) -> Verdict:
+    """Both scores of a sample's future; a sub-score that both versions have is that of v2."""
+    record = dataset.record(index)
+    scene = scene_of(dataset, index, charts)
+    plan = np.array(record["future"])[None]
+    values: dict[str, float] = {}
+    failures: dict[str, str] = {}
+    for version in ("v1", "v2"):
+        row, reasons = judge(scene, plan, version)
+        values |= row[0]
+        failures |= reasons[0]
+    lapse = record["provenance"].get("lapse")
+    return Verdict(
+        id=record["id"], label=record["label"], family=record["family"], lapse=lapse["kind"] if lapse else "", values=values, failures=failures
+    )
