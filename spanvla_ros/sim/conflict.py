@@ -8,12 +8,13 @@ import numpy as np
 
 from spanvla_ros.contracts import VEHICLE
 from spanvla_ros.sim.actor import Actor
-from spanvla_ros.sim.corridor import HALF_WIDTH_M, Corridor
+from spanvla_ros.sim.corridor import HALF_WIDTH_M, Corridor, Sweep
 from spanvla_ros.sim.prediction import TIMES_S, Forecast
 
 _ALONG = np.array([-0.5, -0.25, 0.0, 0.25, 0.5])
 _CLEAR_M = {"pedestrian": 0.8, "bicycle": 0.5, "cone": 0.1, "barrier": 0.1}
 _VEHICLE_CLEAR_M = 0.3
+_STANDING_CLEAR_M = 0.15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +53,8 @@ class Block:
         return float(TIMES_S[last + 1]) if last + 1 < len(TIMES_S) else np.inf
 
 
-def find(corridor: Corridor, forecast: Forecast, drift: tuple[np.ndarray, np.ndarray], from_s: float, to_s: float) -> list[Block]:
-    """Blocks of the stretch [from_s, to_s] for a car that drives the offsets `drift` (arc lengths, offsets)."""
+def find(corridor: Corridor, forecast: Forecast, sweep: Sweep, from_s: float, to_s: float) -> list[Block]:
+    """Blocks of the stretch [from_s, to_s] for a car that covers `sweep`."""
     count = len(forecast.actors)
     if not count:
         return []
@@ -64,19 +65,20 @@ def find(corridor: Corridor, forecast: Forecast, drift: tuple[np.ndarray, np.nda
         if not len(rows):
             continue
         s, d = corridor.frenet(forecast.xy[rows, :steps].reshape(-1, 2), from_s - 6.0, to_s + 6.0)
-        reach = half[rows] + HALF_WIDTH_M + 1.5 + np.abs(drift[1]).max()
+        reach = half[rows] + HALF_WIDTH_M + 1.5 + np.abs(sweep.rear_m).max()
         near = ((np.abs(d).reshape(len(rows), steps) < reach[:, None]) & np.isfinite(s).reshape(len(rows), steps)).any(axis=1)
         rows = rows[near]
         if len(rows):
-            blocks += _blocks(corridor, forecast, rows, steps, drift, from_s, to_s)
+            blocks += _blocks(corridor, forecast, rows, steps, sweep, from_s, to_s)
     return blocks
 
 
-def _blocks(corridor, forecast: Forecast, rows: np.ndarray, steps: int, drift, from_s: float, to_s: float) -> list[Block]:
+def _blocks(corridor, forecast: Forecast, rows: np.ndarray, steps: int, sweep: Sweep, from_s: float, to_s: float) -> list[Block]:
     actors = [forecast.actors[k] for k in rows]
     length = np.array([a.length_m for a in actors])[:, None]
     half = np.array([a.width_m / 2 for a in actors])[:, None, None]
-    clear = np.array([_CLEAR_M.get(a.kind, _VEHICLE_CLEAR_M) for a in actors])[:, None, None]
+    # standing vehicles are kept away from by the line; here only contact matters
+    clear = np.array([_CLEAR_M.get(a.kind, _VEHICLE_CLEAR_M) if steps > 1 else _STANDING_CLEAR_M for a in actors])[:, None, None]
     yaw = forecast.yaw[rows, :steps]
     axis = length[..., None] * _ALONG
     points = np.stack(
@@ -87,8 +89,9 @@ def _blocks(corridor, forecast: Forecast, rows: np.ndarray, steps: int, drift, f
     s, d = s.reshape(points.shape[:3]), d.reshape(points.shape[:3])
     relative = yaw - corridor.yaw_at(s[..., 2])
     cosine, sine = np.cos(relative), np.abs(np.sin(relative))
-    offset = np.interp(s, drift[0], drift[1])
-    inside = np.abs(d - offset) < HALF_WIDTH_M + half * np.maximum(np.abs(cosine), 0.3)[..., None] + clear
+    reach = HALF_WIDTH_M + half * np.maximum(np.abs(cosine), 0.3)[..., None] + clear
+    inside = np.abs(d - np.interp(s, sweep.rear_s, sweep.rear_m)) < reach
+    inside |= np.abs(d - np.interp(s, sweep.front_s, sweep.front_m)) < reach
     inside &= np.isfinite(s)
     ends = half * sine[..., None]
     low = np.where(inside, s - ends, np.inf).min(axis=2)

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from spanvla_ros.contracts import VEHICLE
-from spanvla_ros.sim.ego import EgoState
+from spanvla_ros.sim.ego import MAX_STEER_RAD, MAX_STEER_RATE_RPS, EgoState
 from spanvla_ros.sim.road import RoadMap
 from spanvla_ros.sim.route import SPACING_M, Path
 
 HALF_WIDTH_M = VEHICLE.width_m / 2
 _DRIFT_STEP_M = 1.0
+_OVERHANG_M = VEHICLE.front_m - 0.4
+_MOST_BEND = math.tan(MAX_STEER_RAD) / VEHICLE.wheel_base_m
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,16 @@ class Line:
     def at(self, s: float) -> tuple[float, float, float]:
         i = min(max(round(s / SPACING_M) - self.first, 0), len(self.offset) - 1)
         return self.offset[i], self.slope[i], self.bend[i]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """What the car covers: offsets (K,) of the rear axle and of a point near the front bumper, at their arc lengths (K,)."""
+
+    rear_s: np.ndarray
+    rear_m: np.ndarray
+    front_s: np.ndarray
+    front_m: np.ndarray
 
 
 class Corridor:
@@ -132,7 +144,9 @@ class Corridor:
         bend = line.at(look)[2]
         base = ahead / max(1.0 - ahead * offset, 0.4) + bend
         error = lateral - offset
-        reach = max(4.5, 0.85 * speed, speed * math.sqrt(abs(error) / 2.0))
+        # a car that pulls out from standing behind something turns as tightly as it can
+        least = 2.4 if speed < 3.0 and abs(error) > 0.6 else 4.5
+        reach = max(least, 0.85 * speed, speed * math.sqrt(abs(error) / 2.0))
         curvature = base - error / reach**2 - 2.0 * math.sin(heading - math.atan(slope)) / reach
         most = max(4.0 / max(speed, 1.0) ** 2, abs(base) + 0.02)
         return min(max(curvature, -most), most)
@@ -141,24 +155,22 @@ class Corridor:
         """Steering angle [rad] of `bend_command`."""
         return math.atan(VEHICLE.wheel_base_m * self.bend_command(s, lateral, heading, speed, line))
 
-    def drift(self, s: float, lateral: float, heading: float, speed: float, line: Line, reach_m: float) -> tuple[np.ndarray, np.ndarray]:
-        """Offsets the car will really have when it follows the line from its present state: arc lengths (K,) and offsets (K,)."""
-        at, offsets = [s], [lateral]
-        pace = max(speed, 2.0)
-        settled = len(line.offset) == 1
+    def drift(self, s: float, lateral: float, heading: float, speed: float, steer: float, line: Line, reach_m: float) -> Sweep:
+        """Where the car will really be when it follows the line from its present state."""
+        pace = max(speed, 1.5)
+        turn = math.tan(steer) / VEHICLE.wheel_base_m
+        rate = MAX_STEER_RATE_RPS / VEHICLE.wheel_base_m * _DRIFT_STEP_M / pace
+        rows = []
         for _ in range(int(reach_m / _DRIFT_STEP_M)):
-            if settled and abs(lateral) < 0.05 and abs(heading) < 0.01:
-                break
-            i = min(int(s / SPACING_M), self.last)
-            turn = self.bend_command(s, lateral, heading, pace, line)
-            turn = min(max(turn, -0.2), 0.2)
-            middle = heading + 0.5 * (turn - self.curvature[i]) * _DRIFT_STEP_M
-            heading += (turn - self.curvature[i]) * _DRIFT_STEP_M
+            bend = self.curvature[min(int(s / SPACING_M), self.last)]
+            rows.append((s, lateral, heading, bend))
+            wanted = min(max(self.bend_command(s, lateral, heading, pace, line), -_MOST_BEND), _MOST_BEND)
+            turn += min(max(wanted - turn, -rate), rate)
+            middle = heading + 0.5 * (turn - bend) * _DRIFT_STEP_M
+            heading += (turn - bend) * _DRIFT_STEP_M
             lateral += math.sin(middle) * _DRIFT_STEP_M
             s += _DRIFT_STEP_M * math.cos(middle)
-            at.append(s)
-            offsets.append(lateral)
-        if settled and len(at) <= int(reach_m / _DRIFT_STEP_M):
-            at.append(s + 4.0)
-            offsets.append(0.0)
-        return np.array(at), np.array(offsets)
+        at, rear, angle, bends = np.array(rows).T
+        # the front bumper runs ahead of the rear axle, and to the outside of a bend
+        front = rear + _OVERHANG_M * np.sin(angle) - 0.5 * bends * _OVERHANG_M**2
+        return Sweep(rear_s=at, rear_m=rear, front_s=at + _OVERHANG_M, front_m=front)

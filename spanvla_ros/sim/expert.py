@@ -35,6 +35,7 @@ _LAMP_RANGE_M = 42.0
 _HARDEST, _YELLOW_BRAKING = 6.5, 3.0
 _NEAR_M = 100.0
 _STANDING_MPS = 0.3
+_PATIENCE_S = 8.0
 
 
 class Expert:
@@ -54,6 +55,8 @@ class Expert:
         self._near_s = route.start_s
         self._halted: set[float] = set()
         self._waits_since_ns: int | None = None
+        self._last_lead = ""
+        self._parked: set[str] = set()
 
     def plan(self, ego: EgoState, actors: tuple[Actor, ...], signals: SignalStates, stamp_ns: int) -> Decision:
         """Decision for the ego among `actors` (everything but the ego), with the lamps as they are now."""
@@ -62,8 +65,9 @@ class Expert:
         if abs(lateral) > 8.0:
             s, lateral, heading = path.project(ego.pose)
         self._near_s = s
-        waited = self._waited(ego, s, stamp_ns)
         front = s + VEHICLE.front_m
+        if self._waited(ego, front, stamp_ns) > _PATIENCE_S and self._last_lead:
+            self._parked.add(self._last_lead)
         reach = min(max(7.0 * ego.speed_mps + 25.0, 50.0), 100.0)
         near = [a for a in actors if abs(a.x - ego.x) < _NEAR_M and abs(a.y - ego.y) < _NEAR_M]
         lines = [stop for stop in path.stops if stop.exit_s > s and stop.s < s + reach]
@@ -78,8 +82,8 @@ class Expert:
             line = corridor.line(s, reach, choice.shifts, self.style.lateral_bias_m, self.style.cuts_corner_m)
             wanted = line.at(s)
             error = abs(lateral - wanted[0]), abs(heading - wanted[1])
-            drift = corridor.drift(s, lateral, heading, ego.speed_mps, line, reach)
-            blocks = find(corridor, forecast, drift, s - 12.0, s + reach)
+            sweep = corridor.drift(s, lateral, heading, ego.speed_mps, ego.steer_rad, line, reach)
+            blocks = find(corridor, forecast, sweep, s - 12.0, s + reach)
             rules = Rules(
                 s=s, lateral_m=lateral, speed_mps=ego.speed_mps, acceleration_mps2=ego.acceleration_mps2, error=error, lines=lines,
                 gives_way_to=gives_way, changes=choice.changes, foreign=choice.foreign,
@@ -88,7 +92,7 @@ class Expert:
             return self._negotiator.settle(rules, blocks, stops, choice.caps, followers), rules, line
 
         choices = self._planner.choices(
-            near, around, s, lateral, ego.speed_mps, cruise, lines, reach, patience_over=waited > self._planner.patience_s
+            near, around, s, lateral, ego.speed_mps, cruise, lines, reach, frozenset(self._parked)
         )
         for choice in choices:
             bargain, rules, line = deal(choice)
@@ -103,6 +107,9 @@ class Expert:
                     choice, bargain, rules, line = evasive, other, other_rules, other_line
         trajectory = self._drive(ego, s, lateral, heading, bargain, line, stamp_ns)
         causes = urgency(self.style, rules, bargain)
+        # whoever stands right ahead while we stand, for patience
+        standing = (c.actor for _, c in causes if c.topic in ("stopped", "wait_to_pass") and c.actor is not None and c.s - front < 12.0)
+        self._last_lead = next((actor.name for actor in standing), "")
         fields, shown = self._fields(s, lateral, heading, bargain, lines, signals)
         scene = Scene(
             corridor=corridor, ego=ego, s=s, lateral_m=lateral, heading_rad=heading, causes=causes, deal=bargain, choice=choice, aborted=aborted,
@@ -121,7 +128,7 @@ class Expert:
             fields={name: float(value) for name, value in fields.items()},
         )
 
-    def _waited(self, ego: EgoState, s: float, stamp_ns: int) -> float:
+    def _waited(self, ego: EgoState, front: float, stamp_ns: int) -> float:
         """Seconds that the car has been standing; remembers at which stop lines it has."""
         if ego.speed_mps > _STANDING_MPS:
             self._waits_since_ns = None
@@ -129,7 +136,7 @@ class Expert:
         if self._waits_since_ns is None or stamp_ns < self._waits_since_ns:
             self._waits_since_ns = stamp_ns
         for stop in self.route.path.stops:
-            if -0.5 < stop.s - s - VEHICLE.front_m < 4.0:
+            if -0.5 < stop.s - front < 4.0:
                 self._halted.add(stop.s)
         return (stamp_ns - self._waits_since_ns) / NS_PER_S
 

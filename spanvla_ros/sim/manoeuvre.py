@@ -14,7 +14,7 @@ from spanvla_ros.sim.avoidance import STANDING_MPS, Obstacle, Passing, Use, clus
 from spanvla_ros.sim.conflict import Block
 from spanvla_ros.sim.corridor import HALF_WIDTH_M, Corridor, Shift
 from spanvla_ros.sim.negotiation import Cause
-from spanvla_ros.sim.overtaking import Traveller, overtake
+from spanvla_ros.sim.overtaking import Traveller, back, overtake, stay
 from spanvla_ros.sim.prediction import Forecast
 from spanvla_ros.sim.route import StopLine
 from spanvla_ros.sim.speed import Cap, Halt
@@ -24,6 +24,8 @@ _BLOCKED_GAP_M = 4.5
 _WAIT_GAP_M = 8.0
 _QUEUE_M = 45.0
 _OCCLUDED_MPS = 6.0
+_AWAY_M = 1.3  # further off than this the car changes lanes to get home
+_BEHIND_M = 40.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,21 +47,19 @@ class Manoeuvre:
 class Planner:
     """Makes the candidates of one route."""
 
-    patience_s = 8.0
-
     def __init__(self, corridor: Corridor, style: Style):
         self._corridor = corridor
         self._style = style
 
     def choices(
         self, actors: list[Actor], around: list[Traveller], s: float, lateral: float, speed: float, cruise: float,
-        lines: Sequence[StopLine], reach: float, patience_over: bool,
+        lines: Sequence[StopLine], reach: float, parked: frozenset[str],
     ) -> list[Manoeuvre]:  # fmt: skip
-        """Candidates, best first; the last one can always be had."""
+        """Candidates, best first; the last one can always be had. parked: names of those who have stood too long to wait for."""
         corridor, style = self._corridor, self._style
         u = lateral * corridor.side
         still = [a for a in actors if a.speed_mps < STANDING_MPS]
-        found = [o for o in standing(corridor, still, s - 12.0, s + reach) if self._is_obstacle(o, s, u, lines, patience_over)]
+        found = [o for o in standing(corridor, still, s - _BEHIND_M, s + reach) if self._is_obstacle(o, s, u, lines, parked)]
         passings = clusters(corridor, found, style.clearance_share)
         cautions = self._caution(found, s)
         caps = [cap for cap, _ in cautions] + [p.cap() for p in passings if p.use < Use.NOTHING_HELPS]
@@ -67,23 +67,24 @@ class Planner:
         open_questions: list[Passing] = []
         carried: list[Passing] = []
         for passing in passings:
-            if passing.end_s + VEHICLE.rear_m + 8.0 < s:
+            shift = passing.shift(corridor.side, speed)
+            if shift.end_s + shift.ramp_m < s:
                 continue
             if passing.use is Use.NOTHING_HELPS:
                 # its own box is a lead already; this stop is further away and certain
                 halts.append((Halt(s=passing.start_s - _BLOCKED_GAP_M), Cause(topic="blocked", s=passing.start_s, actor=passing.main.actor)))
             elif passing.use is Use.OWN_LANE or self._committed(passing, s, u):
-                shifts.append(passing.shift(corridor.side, speed))
+                shifts.append(shift)
                 carried.append(passing)
             else:
                 open_questions.append(passing)
         certain = Manoeuvre(shifts=shifts, halts=halts, caps=caps, passings=tuple(carried), cautions=tuple(cautions))
-        result = [self._overtaking(certain, around, s, u, speed, cruise, lines)] if not halts else []
+        result = [] if halts else self._lane_changes(certain, around, s, u, speed, cruise, lines)
         if open_questions:
             waiting = [
                 (Halt(s=p.start_s - _WAIT_GAP_M), Cause(topic="wait_to_pass", s=p.start_s, actor=p.main.actor)) for p in open_questions
             ]
-            hesitates = style.hesitates >= 0.5 and not patience_over
+            hesitates = style.hesitates >= 0.5 and not parked
             if not hesitates:
                 result.append(self._with(certain, open_questions, speed))
             first = open_questions[0]
@@ -92,7 +93,7 @@ class Planner:
             result.append(replace(certain, halts=[*halts, *waiting]))
         else:
             result.append(certain)
-        return [choice for choice in result if choice is not None]
+        return result
 
     def _with(self, base: Manoeuvre, passings: list[Passing], speed: float) -> Manoeuvre:
         side = self._corridor.side
@@ -105,15 +106,25 @@ class Planner:
             foreign=(foreign[0].start_s, foreign[-1].end_s) if foreign else None,
         )
 
-    def _overtaking(self, base: Manoeuvre, around: list[Traveller], s: float, u: float, speed: float, cruise: float, lines) -> Manoeuvre | None:
+    def _lane_changes(self, base: Manoeuvre, around: list[Traveller], s: float, u: float, speed: float, cruise: float, lines) -> list[Manoeuvre]:
+        """Overtaking somebody slow; or the way back from another lane, with staying there while somebody is beside."""
+        corridor = self._corridor
         junction = next((stop.s for stop in lines if stop.s > s), math.inf)
-        found = overtake(self._corridor, around, s, u, speed, cruise, junction - s - 15.0)
-        if found is None:
-            return None
-        shift, slow = found
-        return replace(base, shifts=[*base.shifts, shift], overtakes=slow, changes=True)
+        found = overtake(corridor, around, s, u, speed, cruise, junction - s - 15.0)
+        result = []
+        if found is not None:
+            result.append(replace(base, shifts=[*base.shifts, found[0]], overtakes=found[1], changes=True))
+        away = abs(u) > _AWAY_M and not any(shift.start_s - shift.ramp_m < s < shift.end_s + shift.ramp_m for shift in base.shifts)
+        if away:
+            half, inner, outer, _ = corridor.room(s, s + 10.0)
+            home = replace(base, shifts=[*base.shifts, back(corridor, s, u, speed)], changes=True)
+            result.append(home)
+            if (inner if u > 0 else outer) > 2 * half:
+                result.append(replace(base, shifts=[*base.shifts, stay(corridor, s, u)]))
+            result.append(replace(home, changes=False))
+        return result
 
-    def _is_obstacle(self, obstacle: Obstacle, s: float, u: float, lines: Sequence[StopLine], patience_over: bool) -> bool:
+    def _is_obstacle(self, obstacle: Obstacle, s: float, u: float, lines: Sequence[StopLine], parked: frozenset[str]) -> bool:
         """Whether a standing thing is one to drive around, rather than to wait behind."""
         actor = obstacle.actor
         if actor.is_static:
@@ -127,7 +138,7 @@ class Planner:
         beside = obstacle.start_s - s - VEHICLE.front_m < 1.0 and abs(u) > 0.8
         queue = any(obstacle.end_s < stop.s < obstacle.end_s + _QUEUE_M for stop in lines)
         close = obstacle.start_s - s - VEHICLE.front_m < _WAIT_GAP_M + 6.0
-        return beside or (patience_over and close and not queue) or (abs(u) > 0.6 and close)
+        return beside or (actor.name in parked and not queue) or (abs(u) > 0.6 and close)
 
     @staticmethod
     def _committed(passing: Passing, s: float, u: float) -> bool:

@@ -17,7 +17,7 @@ from spanvla_ros.sim.speed import Cap, Halt, Lead, SpeedPlan, push, roll
 from spanvla_ros.sim.style import Style
 
 _ROUNDS = 5
-_LEAD_BRAKES_MPS2 = 1.5
+_LEAD_BRAKES_MPS2, _LEAD_BRAKES_S = 2.0, 1.2
 _SOON_S = 1.2
 
 
@@ -78,7 +78,7 @@ class Negotiator:
         later: list[Block] = []
         against: Block | None = None
         for block in blocks:
-            if not block.now:
+            if not block.now or (rules.foreign is not None and block.against and block.actor.speed_mps > 0.5):
                 later.append(block)
             elif block.low[0] >= rules.s + VEHICLE.center_m:
                 if block.against and block.actor.speed_mps > 0.5:
@@ -130,14 +130,9 @@ class Negotiator:
         if actor.speed_mps > 0.5 and abs(block.heading) < 0.6 and math.isfinite(block.leaves_s):
             halts.append(self._wait(rules, block))
             return
-        rear = block.low.copy()
-        pace = block.pace_mps
-        if actor.braking and block.along and actor.speed_mps > 1.0:
-            braking = np.minimum(np.minimum(TIMES_S, 1.2), actor.speed_mps / _LEAD_BRAKES_MPS2)
-            rear = rear - _LEAD_BRAKES_MPS2 * braking * (TIMES_S - 0.5 * braking)
-            pace = max(pace - 0.5, 0.0)
+        rear, pace = _braking(block, block.low)
         topic = "stopped" if actor.speed_mps < 0.5 else "oncoming" if block.against else "lead"
-        extra = 1.5 if actor.is_static else 0.0
+        extra = 3.0 if actor.is_static or actor.speed_mps < 0.3 else 0.0
         lead = Lead(rear_s=rear.tolist(), speed_mps=pace, extra_m=extra)
         leads.append((lead, Cause(topic=topic, s=float(block.low[0]), actor=actor)))
 
@@ -180,7 +175,8 @@ class Negotiator:
                 return "denied"
             back = block.low.copy()
             back[:k] = low - speed * (when - TIMES_S[:k])
-            return Lead(rear_s=back.tolist(), speed_mps=block.pace_mps, gentle=when > _SOON_S)
+            back, pace = _braking(block, back)
+            return Lead(rear_s=back.tolist(), speed_mps=pace, gentle=when > _SOON_S)
         if not ours:
             return None
         later = plan.speeds[min(index + 15, len(plan.speeds) - 1)]
@@ -221,6 +217,15 @@ class Negotiator:
         if needed > 6.5 and place < low - 0.4:
             place = max(min(low - 0.4, rules.front_s + rules.speed_mps**2 / 13.0), place)
         return Halt(s=place, until_s=until), Cause(topic=topic, s=low, actor=actor, line=line)
+
+
+def _braking(block: Block, rear: np.ndarray) -> tuple[np.ndarray, float]:
+    """Rear and pace of a lead that shows brake lights: it will be slower than it is."""
+    actor = block.actor
+    if not (actor.braking and block.along and actor.speed_mps > 1.0):
+        return rear, block.pace_mps
+    lasts = np.minimum(np.minimum(TIMES_S, _LEAD_BRAKES_S), actor.speed_mps / _LEAD_BRAKES_MPS2)
+    return rear - _LEAD_BRAKES_MPS2 * lasts * (TIMES_S - 0.5 * lasts), max(block.pace_mps - 1.5, 0.0)
 
 
 def _topic(rules: Rules, block: Block, line: StopLine | None) -> str:

@@ -11,7 +11,7 @@ from spanvla_ros.contracts import VEHICLE
 from spanvla_ros.sim.actor import Actor
 from spanvla_ros.sim.corridor import Corridor, Shift
 
-_SLOW_SHARE = 0.75
+_SLOW_SHARE = 0.55
 _LOOK_M = 55.0
 _BEHIND_M = 7.0
 _FIRST_SHARE = 0.15
@@ -58,13 +58,13 @@ def overtake(
     near = s - VEHICLE.rear_m - (_BEHIND_M if beside else 0.0)
     slow = [
         t for t in own
-        if t.s + t.actor.length_m / 2 > near and t.s - s < _LOOK_M and 0.5 < t.actor.speed_mps < (_SLOW_SHARE + 0.1 * beside) * cruise
+        if t.s + t.actor.length_m / 2 > near and t.s - s < _LOOK_M and 0.5 < t.actor.speed_mps < (_SLOW_SHARE + 0.25 * beside) * cruise
     ]  # fmt: skip
     if not beside:
         # only somebody right ahead, and nobody as slow ahead of him in the other lane
         slow = [t for t in slow if t.s - s - t.actor.length_m / 2 - VEHICLE.front_m < 12.0 + 2.2 * speed and t.s > s]
         slow = slow[:1] if slow else []
-    if not slow:
+    if not slow or (not beside and _too_close(slow[0], s, speed)):
         return None
     last = max(slow, key=lambda t: t.s)
     others = [t for t in around if abs(t.u - width) < 0.6 * half and s + VEHICLE.front_m < t.s < last.s + 30.0]
@@ -79,6 +79,30 @@ def overtake(
     # the change goes on from where the car is: the ramp's share that belongs to its present offset is behind it
     done = max(_progress(u / width), _FIRST_SHARE)
     return Shift(start_s=s + ramp * (1 - done), end_s=s + min(way, free_m), offset_m=corridor.side * width, ramp_m=ramp), last
+
+
+def back(corridor: Corridor, s: float, u: float, speed: float) -> Shift:
+    """The way back to the own lane's centre from an offset `u` towards the middle, as the second half of a lane change."""
+    pace = max(speed, 4.0)
+    ramp = max(14.0, pace * math.sqrt(5.8 * abs(u) / 1.0))
+    done = max(1.0 - _progress(0.97), _FIRST_SHARE)
+    return Shift(start_s=s - 2 * ramp, end_s=s - ramp * done, offset_m=corridor.side * u / _share(1.0 - done), ramp_m=ramp)
+
+
+def stay(corridor: Corridor, s: float, u: float) -> Shift:
+    """On the inner lane until further notice."""
+    width = 2 * corridor.room(s, s + 1.0)[0]
+    return Shift(start_s=s + 8.0, end_s=s + 200.0, offset_m=corridor.side * math.copysign(width, u), ramp_m=12.0)
+
+
+def _too_close(slow: Traveller, s: float, speed: float) -> bool:
+    """Too late to swing out behind somebody."""
+    gap = slow.s - slow.actor.length_m / 2 - s - VEHICLE.front_m
+    return gap < max(5.0, 2.2 * (speed - slow.actor.speed_mps))
+
+
+def _share(progress: float) -> float:
+    return progress**3 * (10 - 15 * progress + 6 * progress**2)
 
 
 def _progress(share: float) -> float:

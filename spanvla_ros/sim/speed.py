@@ -17,7 +17,7 @@ STEP_S, STEPS = 0.1, 50
 _GRID_S = float(TIMES_S[1])
 _HARDEST = 6.8
 _SLOW_DOWN = 1.2  # for curves and caps [m/s^2]
-_JERK_UP, _JERK_DOWN, _JERK_EMERGENCY = 3.0, 4.0, 40.0
+_JERK_UP, _JERK_DOWN, _JERK_URGENT, _JERK_EMERGENCY = 3.0, 4.0, 9.0, 50.0
 _GENTLE = 2.0
 _SHORT_M = 1.2
 _LAG = 1 - math.exp(-STEP_S / ACCELERATION_LAG_S)
@@ -106,7 +106,7 @@ def roll(
         # far from the lane's centre or direction a driver is slow
         excess = 2.2 * max(error[0] * fade - 0.5, 0.0) + 9.0 * max(error[1] * fade - 0.12, 0.0)
         if excess:
-            limit = min(limit, max(3.0, 7.8 - excess))
+            limit = min(limit, max(3.0, limit - excess))
         for cap in caps:
             if s < cap.end_s:
                 limit = min(limit, math.sqrt(cap.speed_mps**2 + 2 * _SLOW_DOWN * max(cap.start_s - s - 0.3 * speed, 0.0)))
@@ -119,8 +119,8 @@ def roll(
         if k == 0:
             first = (lead, halt, limit)
         wanted = max(free - max(lead, halt), -_HARDEST)
-        fall = _JERK_EMERGENCY if wanted < -3.2 else _JERK_DOWN
-        command = min(max(wanted, command - fall * STEP_S), command + (_JERK_EMERGENCY if command < -3.2 else _JERK_UP) * STEP_S)
+        fall = _JERK_DOWN if wanted > -2.4 else _JERK_URGENT if wanted > -3.6 else _JERK_EMERGENCY
+        command = min(max(wanted, command - fall * STEP_S), command + (_JERK_URGENT if command < -2.4 else _JERK_UP) * STEP_S)
         commands.append(command)
         actual += (max(command, -MAX_BRAKING_MPS2) - actual) * _LAG
         after = speed + actual * STEP_S
@@ -155,8 +155,9 @@ def _lead_push(style: Style, leads: list[Lead], s: float, speed: float, k: int) 
         wanted = rest + max(0.0, speed * style.headway_s + braking)
         push = 1.5 * (wanted / max(gap, 0.3)) ** 2
         # what can still be reached softly is not braked for harder than that
-        push = min(push, 1.5 + max(1.6, 1.5 * needed)) if gap > 2.0 else push
-        worst = max(worst, min(push, 1.5 + _GENTLE) if lead.gentle else push)
+        tight = 3.5 * max(1.0 - gap / (rest + 0.6 * speed), 0.0)
+        push = min(push, 1.5 + max(1.6, 1.5 * needed) + tight) if gap > 2.0 else push
+        worst = max(worst, min(push, 1.5 + max(_GENTLE, 1.3 * needed) + tight) if lead.gentle else push)
     return worst
 
 
