@@ -23,7 +23,7 @@ KINDS = ("town", "grid", "ring", "arterial", "roundabout", "left")
 SEEDS_PER_MAP = 10
 LANE_WIDTH_M = 3.5
 _BENCHMARK = {"town": (6000, 6001, 6002)}
-_GENERATOR = "v3"  # part of the cache path: raise it whenever the generated roads change
+_GENERATOR = "v4"  # part of the cache path: raise it whenever the generated roads change
 _NETS = Path(__file__).parent / "nets"
 _COMMON = ("--default.lanewidth", str(LANE_WIDTH_M), "--no-turnarounds", "true", "--junctions.corner-detail", "8")
 

@@ -19,7 +19,7 @@ def plan(number: int) -> Plan:
     rng = np.random.default_rng([number, 102])
     while not (sketch := _draw(rng, _loop(rng))).clear():
         pass
-    return sketch.plan("--default.junctions.radius", "9")
+    return sketch.plan("--default.junctions.radius", "10")
 
 
 def _loop(rng: np.random.Generator) -> np.ndarray:

@@ -18,7 +18,7 @@ def plan(number: int) -> Plan:
     rng = np.random.default_rng([number, 104])
     while not (sketch := _draw(rng)).clear():
         pass
-    return sketch.plan("--default.junctions.radius", "8")
+    return sketch.plan("--default.junctions.radius", "10")
 
 
 def _draw(rng: np.random.Generator) -> Sketch:
