@@ -325,8 +325,10 @@ class World:
         return self._enter(actor)
 
     def try_spawn_actor(self, blueprint: Blueprint, transform) -> Actor | None:
+        at = transform.location
         for other in self.living:
-            if isinstance(other, Vehicle) and math.hypot(other.transform.location.x - transform.location.x, other.transform.location.y - transform.location.y) < 2:
+            there = other.transform.location
+            if isinstance(other, Vehicle) and math.hypot(there.x - at.x, there.y - at.y) < 2:
                 return None
         return self.spawn_actor(blueprint, transform)
 

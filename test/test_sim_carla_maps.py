@@ -48,7 +48,7 @@ def place(waypoint):
     return waypoint.transform.location.x, -waypoint.transform.location.y
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def loaded(name):
     return CarlaMap(name)
 

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import shapely
 
 from spanvla_ros.contracts import NS_PER_S, VEHICLE, ConfigError, ModelSpec, SpanVLAError, Trajectory
@@ -52,9 +51,10 @@ def check_version(client: Any, address: str) -> None:
     try:
         server = client.get_server_version()
     except RuntimeError:
-        raise SpanVLAError(f"no CARLA server answers at {address}; start one there (CarlaUE4.sh -carla-rpc-port=PORT) or give its HOST:PORT") from None
-    if server != client.get_client_version():
-        raise SpanVLAError(f"the CARLA server at {address} is {server}, the wheel is {client.get_client_version()}; install carla=={server} or start that server")
+        raise SpanVLAError(f"no CARLA server answers at {address}; start CarlaUE4.sh -carla-rpc-port=PORT there or give its HOST:PORT") from None
+    wheel = client.get_client_version()
+    if server != wheel:
+        raise SpanVLAError(f"the CARLA server at {address} is {server}, the wheel is {wheel}; start server {wheel} or install carla=={server}")
 
 
 class CarlaSimulation(Simulation):

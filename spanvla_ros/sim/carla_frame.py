@@ -84,10 +84,9 @@ class Body:
         at, velocity = self.rear_axle(actor), actor.get_velocity()
         speed = velocity.x * math.cos(at[2]) - velocity.y * math.sin(at[2])
         rate = -math.radians(actor.get_angular_velocity().z)
-        if speed > 1.0:
-            steer = math.atan(VEHICLE.wheel_base_m * rate / speed)
-        else:  # a standing car shows no curvature
-            steer = before.steer_rad if before else 0.0
+        # a standing car shows no curvature
+        kept = before.steer_rad if before else 0.0
+        steer = math.atan(VEHICLE.wheel_base_m * rate / speed) if speed > 1.0 else kept
         return EgoState(
             x=float(at[0]),
             y=float(at[1]),

@@ -79,7 +79,7 @@ class CarlaStage:
         self._arms: dict[Signal, str] = arms
         missing = sorted(set(arms.values()) - set(self._lights))
         if missing:
-            raise SpanVLAError(f"the CARLA world of map {road.map_id} has no light '{missing[0]}' ({len(missing)} missing); was it made from this OpenDRIVE?")
+            raise SpanVLAError(f"the CARLA world has no light '{missing[0]}' of map {road.map_id}; was it made from {road.map_id}.xodr?")
 
     def set_out(self, start: EgoState, cameras: Sequence[Camera]) -> None:
         """Ego at rest at `start`, with cameras, on its springs, then at its speed."""
@@ -218,7 +218,8 @@ def _origin(body: Any, actor: Actor) -> np.ndarray:
 
 def _seen(body: Any, actor: Actor) -> Actor:
     """The actor with place and size of its CARLA body. An actor that is moved by hand has no velocity there: its own is kept."""
-    return replace(_foreign(body, actor.kind), name=actor.name, speed_mps=actor.speed_mps, braking=actor.braking, indicator=actor.indicator, gait_m=actor.gait_m)
+    there = _foreign(body, actor.kind)
+    return replace(actor, x=there.x, y=there.y, yaw=there.yaw, length_m=there.length_m, width_m=there.width_m, height_m=there.height_m)
 
 
 def _foreign(body: Any, kind: str) -> Actor:

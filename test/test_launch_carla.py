@@ -1,0 +1,113 @@
+"""launch/carla.launch.py, read with stand-ins for the packages `launch` and `launch_ros`, which are no wheels."""
+
+import importlib.util
+import json
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import yaml
+
+LAUNCH = Path(__file__).parent.parent / "launch"
+CONFIG = LAUNCH.parent / "config"
+
+
+class Thing:
+    """Any action or substitution: remembers what it was made of. A configuration performs to its value in the context."""
+
+    def __init__(self, *parts, **options):
+        self.parts, self.options = parts, options
+
+    def perform(self, context):
+        return context[self.parts[0]]
+
+
+@pytest.fixture
+def load(monkeypatch):
+    names = {
+        "launch": ("LaunchContext", "LaunchDescription"),
+        "launch.action": ("Action",),
+        "launch.actions": ("DeclareLaunchArgument", "IncludeLaunchDescription", "OpaqueFunction", "SetEnvironmentVariable"),
+        "launch.conditions": ("IfCondition",),
+        "launch.launch_description_sources": ("PythonLaunchDescriptionSource",),
+        "launch.substitutions": ("EnvironmentVariable", "LaunchConfiguration", "PathJoinSubstitution"),
+        "launch_ros": (),
+        "launch_ros.actions": ("LifecycleNode", "Node"),
+        "launch_ros.parameter_descriptions": ("ParameterValue",),
+        "launch_ros.substitutions": ("FindPackageShare",),
+    }
+    for module, members in names.items():
+        stand_in = types.ModuleType(module)
+        for member in members:
+            setattr(stand_in, member, type(member, (Thing,), {}))
+        monkeypatch.setitem(sys.modules, module, stand_in)
+
+    def run(name):
+        spec = importlib.util.spec_from_file_location(name.replace(".", "_"), LAUNCH / name)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return run
+
+
+def planner_arguments(launch, **given):
+    values = {name: default for name, default, _ in launch.ARGUMENTS} | given
+    (include,) = launch.planner(values)
+    assert include.parts[0].parts[0].parts[0][1:] == ["launch", "planner.launch.py"]
+    return dict(include.options["launch_arguments"])
+
+
+def test_the_planner_listens_to_the_bridge(load):
+    arguments = planner_arguments(load("carla.launch.py"))
+    assert {name: arguments[name] for name in ("camera", "camera_info", "odometry", "route")} == {
+        "camera": "/carla/hero/front/image",
+        "camera_info": "/carla/hero/front/camera_info",
+        "odometry": "/carla/hero/odometry",
+        "route": "/carla/hero/waypoints",
+    }
+    assert (arguments["image_transport"], arguments["base_frame"], arguments["use_sim_time"]) == ("raw", "hero", "true")
+
+
+def test_another_role_name_reaches_every_topic_and_the_frame(load):
+    arguments = planner_arguments(load("carla.launch.py"), role_name="ego_vehicle")
+    topics = [value for value in arguments.values() if isinstance(value, str) and value.startswith("/carla/")]
+    assert len(topics) == 4 and all(topic.startswith("/carla/ego_vehicle/") for topic in topics)
+    assert arguments["base_frame"] == "ego_vehicle"
+
+
+def test_the_planners_launch_file_knows_every_argument_it_is_given(load):
+    known = {name for name, *_ in load("planner.launch.py").ARGUMENTS}
+    assert set(planner_arguments(load("carla.launch.py"))) <= known
+    parameters = yaml.safe_load((CONFIG / "planner.param.yaml").read_text())["/**"]["ros__parameters"]
+    assert set(load("planner.launch.py").OVERRIDES) - {"use_sim_time"} <= set(parameters)
+
+
+def test_the_launch_description_has_what_was_promised(load):
+    launch = load("carla.launch.py")
+    description = launch.generate_launch_description()
+    actions = description.parts[0]
+    declared = [action.parts[0] for action in actions if type(action).__name__ == "DeclareLaunchArgument"]
+    assert {"host", "port", "role_name", "engine_dir", "rviz"} <= set(declared)
+    bridge, ego = (action for action in actions if type(action).__name__ == "IncludeLaunchDescription")
+    assert {name: value.parts[0] for name, value in bridge.options["launch_arguments"] if isinstance(value, Thing)} == {
+        "host": "host",
+        "port": "port",
+        "town": "town",
+        "ego_vehicle_role_name": "role_name",
+    }
+    assert dict(ego.options["launch_arguments"])["objects_definition_file"].parts == ("objects_file",)
+    assert all(action.options["condition"].parts[0].parts == ("bridge",) for action in (bridge, ego))
+
+
+def test_the_ego_carries_the_camera_of_the_training():
+    rig = yaml.safe_load((CONFIG / "rigs" / "demo.yaml").read_text())["cameras"]["front"]
+    objects = json.loads((CONFIG / "carla" / "objects.json").read_text())["objects"]
+    (ego,) = (thing for thing in objects if thing["type"].startswith("vehicle."))
+    assert ego["id"] == "hero"
+    sensors = {sensor["id"]: sensor for sensor in ego["sensors"]}
+    camera = sensors["front"]
+    assert (camera["image_size_x"], camera["image_size_y"], camera["fov"]) == (rig["width"], rig["height"], rig["hfov_deg"])
+    assert camera["spawn_point"] == {"x": rig["x_m"], "y": rig["y_m"], "z": rig["z_m"], "roll": 0.0, "pitch": rig["pitch_deg"], "yaw": rig["yaw_deg"]}
+    assert sensors["odometry"]["type"] == "sensor.pseudo.odom"
