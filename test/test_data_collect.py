@@ -131,6 +131,18 @@ def test_labels_around_a_lapse(time_s, label):
     assert labels._label(time_s, SimpleNamespace(start_s=10.0, end_s=14.0)) == label
 
 
+def test_nothing_after_a_contact_and_no_example_that_ends_in_one(monkeypatch):
+    instants = [SimpleNamespace(index=k, decision=SimpleNamespace(topic="free")) for k in range(15, 145, 10)]
+    log = SimpleNamespace(frames=[SimpleNamespace(stamp_ns=k * 100_000_000, ego=np.array([8.0 * k, 0, 0, 8.0])) for k in range(200)], instants=instants)
+    monkeypatch.setattr(labels.frames_of, "driven", lambda *_: np.zeros((50, 3)))
+    monkeypatch.setattr(labels, "_clearly_worse", lambda *_: True)
+    monkeypatch.setattr(labels.frames_of, "touching", lambda frame: ("car",) if frame.stamp_ns >= 10_000_000_000 else ())
+    assert [c.instant.index for c in labels.choose(log, None, None, None)] == [15, 25, 35, 45]
+    lapse = SimpleNamespace(start_s=8.0, end_s=12.0)
+    chosen = labels.choose(log, lapse, None, None)
+    assert {(c.label, c.instant.index) for c in chosen} == {("pos", 15), ("pos", 25), ("neg", 75), ("neg", 85), ("neg", 95)}
+
+
 def test_where_nothing_happens_fewer_moments_are_kept():
     def log(speed):
         frames = [SimpleNamespace(stamp_ns=k * 100_000_000, ego=np.array([0, 0, 0, speed])) for k in range(200)]

@@ -76,7 +76,7 @@ def test_round_trip(tmp_path):
         for name in ("future", "dense", "cells"):
             np.testing.assert_allclose(getattr(got, name), getattr(want, name), atol=1e-5)
         np.testing.assert_allclose(got.observation.history.poses_base, want.observation.history.poses_base, atol=1e-6)
-        for name in ("id", "reasoning", "mode", "label", "fields", "instruction", "seed", "split", "components", "lights", "span", "decision", "provenance"):
+        for name in ("id", "reasoning", "mode", "label", "fields", "instruction", "seed", "split", "components", "lights", "span", "provenance"):
             assert getattr(got, name) == getattr(want, name), name
 
 

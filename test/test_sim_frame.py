@@ -170,3 +170,10 @@ def test_broken_polygons_become_valid_areas():
     assert all(area.polygon.is_valid for area in chart.areas)
     Chart.from_document(chart.document())
     assert dataclasses.is_dataclass(chart)
+
+
+def test_what_the_ego_touches():
+    ahead = 4.049 + 4.5 / 2  # bumper to bumper
+    frame = Frame(stamp_ns=0, ego=ego(0.0), objects=(car("near", ahead - 0.1), car("far", ahead + 0.1), car("beside", 2.0, 3.0)), red=())
+    assert frames_of.touching(frame) == ("near",)
+    assert frames_of.touching(Frame(stamp_ns=0, ego=ego(0.0), objects=(), red=())) == ()

@@ -32,7 +32,8 @@ def add_parser(subparsers) -> None:
     check.add_argument("folder", type=Path)
     check.add_argument("--workers", type=_positive, default=2, help="processes (%(default)s)")
 
-    view = _command(commands, "view", "contact sheet: cameras with the future drawn in, map, decision and text", "example: spanvla data view samples --out sheet.png")
+    text = "contact sheet: cameras with the future drawn in, map, decision and text"
+    view = _command(commands, "view", text, "example: spanvla data view samples --out sheet.png")
     view.add_argument("folder", type=Path)
     view.add_argument("--out", required=True, type=Path, help="PNG to write")
     view.add_argument("--count", type=_positive, default=18, help="samples (%(default)s), of all labels and as many families as fit")
@@ -139,7 +140,7 @@ def _score(args: argparse.Namespace) -> int:
     verdicts = list(scoring.score_all(args.folder, args.workers, args.split))
     found = statistics.summary(verdicts)
     if args.out:
-        rows = [{"id": v.id, "label": v.label, "lapse": v.lapse, **{k: round(x, 4) for k, x in v.values.items()}, "failures": v.failures} for v in verdicts]
+        rows = [{"id": v.id, "label": v.label, "lapse": v.lapse, **v.values, "failures": v.failures} for v in verdicts]
         _write(args.out, json.dumps({**found, "all": rows}, indent=1).encode())
     names = ("n", "pdms", "epdms", "nc", "dac", "ddc", "tlc", "ep", "ttc", "lk", "hc", "comfort")
     print("label " + " ".join(f"{name:>7}" for name in names))

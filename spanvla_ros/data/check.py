@@ -96,7 +96,8 @@ def _shard(dataset: Dataset, indices: list[int]) -> tuple[list[str], Counter]:
         if record["provenance"]["driver"] != "engine":
             counts[record["label"]] += 1
         try:
-            errors += [f"{record['id']}: {text}" for text in (*_pictures(dataset, index, record, seen), *_motion(record), *_truth(dataset, index, record))]
+            texts = *_pictures(dataset, index, record, seen), *_motion(record), *_truth(dataset, index, record)
+            errors += [f"{record['id']}: {text}" for text in texts]
             if number == 0:
                 scene_of(dataset, index, {})
         except (SpanVLAError, OSError, KeyError, IndexError, ValueError) as error:

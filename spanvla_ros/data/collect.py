@@ -93,7 +93,7 @@ def _driven(simulation: Simulation, limit_s: float) -> tuple[Log, list[Choice], 
             if attempt:
                 simulation.reset()
             careless = Careless(simulation, attempt)
-            log = episode.drive(simulation, lambda decision, _: careless.plan(decision), limit_s)
+            log = episode.drive(simulation, lambda decision, _, driver=careless: driver.plan(decision), limit_s)
             chosen = labels.choose(log, careless.lapse, chart, guide)
             if best is None or labels.negatives(chosen) > labels.negatives(best[1]):
                 best = log, chosen, careless.lapse

@@ -21,7 +21,7 @@ from spanvla_ros.sim.lapse import Lapse
 PLANNED = {"pos": 0.70, "neg": 0.15, "rec": 0.15}
 TOLERANCE = 0.05
 SPACING = {"pos": 2, "neg": 1, "rec": 1}  # in steps of 0.5 s
-MOST = {"neg": 5, "rec": 5}  # per drive
+MOST = {"neg": 6, "rec": 5}  # per drive
 _STANDING_MPS, _STANDING = 0.1, 4  # while nothing moves and nothing changes, one moment in so many is enough
 _DOMINATED_S = 2.0  # of the next 5 s
 _EARLY_S = 0.5  # a negative may begin this long before the lapse
@@ -47,12 +47,14 @@ def negatives(chosen: Sequence[Choice]) -> int:
 
 
 def choose(log: Log, lapse: Lapse | None, chart: Chart, guide: Guide) -> list[Choice]:
-    """The samples of a drive. Only moments that 5 s of truth follow."""
-    whole = [i for i in log.instants if i.index + FUTURE_FRAMES < len(log.frames)]
+    """The samples of a drive. Only moments that 5 s of truth follow, and none after the ego has touched something: from there on
+    the world is no example. What is to be imitated doesn't end there either."""
+    contact = next((k for k, frame in enumerate(log.frames) if frames_of.touching(frame)), len(log.frames))
     found: dict[str, list[Instant]] = {"pos": [], "neg": [], "rec": []}
-    for instant in whole:
+    for instant in log.instants:
         label = _label(log.frames[instant.index].stamp_ns / 1e9, lapse)
-        if label:
+        last = instant.index + FUTURE_FRAMES
+        if label and last < len(log.frames) and (instant.index if label == "neg" else last) < contact:
             found[label].append(instant)
     kept = {
         "pos": _thinned(log, found["pos"]),

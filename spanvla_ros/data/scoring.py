@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from spanvla_ros.data.shards import Dataset
 from spanvla_ros.evaluation.pdm import scorer
 from spanvla_ros.evaluation.pdm.scene import WAYPOINTS, Scene
-from spanvla_ros.data.shards import Dataset
 from spanvla_ros.sim import frame as frames_of
 from spanvla_ros.sim.chart import Chart, Guide
 

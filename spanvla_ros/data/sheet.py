@@ -8,13 +8,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-import shapely
 
 from spanvla_ros.data.sample import Sample
 from spanvla_ros.data.shards import Dataset
 from spanvla_ros.geometry import to_global, to_local
 from spanvla_ros.sim.camera import Camera
-from spanvla_ros.sim.chart import Chart
 
 CAMERAS = ("front_left", "front", "front_right")
 _WIDTH, _HEIGHT, _TEXT = 336, 189, 430
@@ -47,16 +45,17 @@ def choose(dataset: Dataset, count: int) -> list[int]:
 
 def sheet(dataset: Dataset, indices: Sequence[int], columns: int = 1) -> np.ndarray:
     """BGR picture: one strip per sample."""
-    charts: dict[str, Chart] = {}
+    charts: dict[str, list[tuple[str, np.ndarray]]] = {}
     strips = [_strip(dataset, index, charts) for index in indices]
     strips += [np.zeros_like(strips[0])] * (-len(strips) % columns)
     return np.concatenate([np.concatenate(strips[k : k + columns], axis=1) for k in range(0, len(strips), columns)], axis=0)
 
 
-def _strip(dataset: Dataset, index: int, charts: dict[str, Chart]) -> np.ndarray:
+def _strip(dataset: Dataset, index: int, charts: dict[str, list[tuple[str, np.ndarray]]]) -> np.ndarray:
     sample, truth = dataset[index], dataset.truth(index)
     if sample.map not in charts:
-        charts[sample.map] = Chart.from_document(dataset.chart(sample.map))
+        areas = dataset.chart(sample.map)["areas"]
+        charts[sample.map] = [(area["layer"], np.array(rings[0])) for area in areas for rings in area["polygons"]]
     colour = _COLOURS[sample.label]
     pictures = []
     for name in CAMERAS:
@@ -79,8 +78,10 @@ def _draw_future(picture: np.ndarray, camera: Camera, sample: Sample, colour: tu
             cv2.circle(picture, (round(u[k]), round(v[k])), 4 if k % 5 == 4 else 2, colour, -1, cv2.LINE_AA)
 
 
-def _from_above(sample: Sample, truth: Mapping[str, Any], chart: Chart, colour: tuple[int, int, int]) -> np.ndarray:
-    """Roads, boxes and the future, the ego looking up."""
+def _from_above(
+    sample: Sample, truth: Mapping[str, Any], areas: Sequence[tuple[str, np.ndarray]], colour: tuple[int, int, int]
+) -> np.ndarray:
+    """Roads (layer and outline (N, 2) of every area), boxes and the future, the ego looking up."""
     picture = np.full((_HEIGHT, _HEIGHT, 3), 40, np.uint8)
     pose = sample.observation.pose_odom
 
@@ -89,14 +90,12 @@ def _from_above(sample: Sample, truth: Mapping[str, Any], chart: Chart, colour: 
         scale = _HEIGHT / _METRES
         return np.column_stack([_HEIGHT / 2 - local[:, 1] * scale, _HEIGHT * 0.8 - local[:, 0] * scale]).round().astype(np.int32)
 
-    near = chart.near(float(pose[0]), float(pose[1]), _METRES)
-    for area in near:
-        if area.layer in _LAYERS:
-            for part in shapely.get_parts(area.polygon):
-                cv2.fillPoly(picture, [pixels(shapely.get_coordinates(part.exterior))], _LAYERS[area.layer])
-    for area in near:
-        if area.layer == "LANE":
-            cv2.polylines(picture, [pixels(shapely.get_coordinates(area.polygon))], True, (150, 150, 150), 1, cv2.LINE_AA)
+    for layer, outline in areas:
+        if layer in _LAYERS:
+            cv2.fillPoly(picture, [pixels(outline)], _LAYERS[layer])
+    for layer, outline in areas:
+        if layer == "LANE":
+            cv2.polylines(picture, [pixels(outline)], True, (150, 150, 150), 1, cv2.LINE_AA)
     frame = truth["frames"][sample.span[1]]
     for name, x, y, yaw, *_ in frame["boxes"]:
         kind, length, width = truth["objects"][name]

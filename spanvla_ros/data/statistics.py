@@ -81,22 +81,27 @@ def panels(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def summary(verdicts: Iterable[Verdict]) -> dict[str, Any]:
-    """Means by label, the gap of the negatives, means by family and by lapse, and what the expert's worst futures failed at."""
+    """Means by label, the gap of the negatives, means by family and by lapse, and what positives failed at."""
     verdicts = list(verdicts)
-    labels = sorted({v.label for v in verdicts})
-    means = {label: _means([v for v in verdicts if v.label == label]) for label in labels}
-    families = {
-        family: {label: _means([v for v in verdicts if (v.label, v.family) == (label, family)]) for label in labels if any((v.label, v.family) == (label, family) for v in verdicts)}
-        for family in sorted({v.family for v in verdicts})
-    }
-    lapses = {
-        kind: {label: _means([v for v in verdicts if (v.label, v.lapse) == (label, kind)]) for label in ("neg", "rec") if any((v.label, v.lapse) == (label, kind) for v in verdicts)}
-        for kind in sorted({v.lapse for v in verdicts if v.lapse})
-    }
+    means = _by_label(verdicts)
+    families = {name: _by_label([v for v in verdicts if v.family == name]) for name in sorted({v.family for v in verdicts})}
+    lapses = {name: _by_label([v for v in verdicts if v.lapse == name and v.label != "pos"]) for name in sorted({v.lapse for v in verdicts if v.lapse})}
     failed = Counter(f"{v.family}: {name}" for v in verdicts if v.label == "pos" for name in v.failures)
     gap = {name: means["pos"][name] - means["neg"][name] for name in ("pdms", "epdms")} if {"pos", "neg"} <= set(means) else {}
-    return {"samples": len(verdicts), "labels": means, "pos minus neg": gap, "families": families, "lapses": lapses, "pos failures": dict(failed.most_common(60))}
+    return {
+        "samples": len(verdicts),
+        "labels": means,
+        "pos minus neg": gap,
+        "families": families,
+        "lapses": lapses,
+        "pos failures": dict(failed.most_common(60)),
+    }
 
 
-def _means(verdicts: list[Verdict]) -> dict[str, float]:
-    return {"n": len(verdicts), **{name: round(float(np.mean([v.values[name] for v in verdicts])), 4) for name in verdicts[0].values}}
+def _by_label(verdicts: list[Verdict]) -> dict[str, dict[str, float]]:
+    """Number and means of all sub-scores for every label that is there."""
+    found = {}
+    for label in sorted({v.label for v in verdicts}):
+        rows = [v.values for v in verdicts if v.label == label]
+        found[label] = {"n": len(rows), **{name: round(float(np.mean([row[name] for row in rows])), 4) for name in rows[0]}}
+    return found

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spanvla_ros.contracts import DataError
+from spanvla_ros.contracts import VEHICLE, DataError
+from spanvla_ros.evaluation.pdm.footprint import boxes_touch, ego_centers
 from spanvla_ros.evaluation.pdm.scene import FRAMES, STEP_S, STEPS, WAYPOINT_S, WAYPOINTS, Agents, Scene
 from spanvla_ros.geometry import to_local, wrap
 from spanvla_ros.sim import chart as charts
@@ -129,6 +130,15 @@ def scene(chart: Chart, guide: Guide, frames: Sequence[Frame], index: int, human
         human=human,
         start_us=here.stamp_ns // 1000,
     )
+
+
+def touching(frame: Frame) -> tuple[str, ...]:
+    """Names of the objects that the ego touches."""
+    if not frame.objects:
+        return ()
+    x, y, yaw, length, width = np.array([(o.x, o.y, o.yaw, o.length_m, o.width_m) for o in frame.objects]).T
+    ego = ego_centers(frame.ego), frame.ego[2], VEHICLE.length_m, VEHICLE.width_m
+    return tuple(frame.objects[k].name for k in np.flatnonzero(boxes_touch(*ego, np.column_stack([x, y]), yaw, length, width)))
 
 
 def driven(frames: Sequence[Frame], index: int, interval_s: float = WAYPOINT_S, count: int = WAYPOINTS) -> np.ndarray:
