@@ -14,6 +14,9 @@ for module in ("rclpy", "libsumo", "moderngl", "shapely"):
 
 from ros_peer import NODE, Peer, environment, process  # noqa: E402
 
+from spanvla_ros.cli.main import main  # noqa: E402
+from spanvla_ros.ros import topics  # noqa: E402
+
 DOMAIN = 40 + (os.getpid() + 25) % 50
 TOPICS = {
     "image/front": "/sensing/camera/front/image/compressed",
@@ -23,12 +26,12 @@ TOPICS = {
 }
 REMAPS = [word for name, topic in TOPICS.items() for word in ("-r", f"{NODE}/input/{name}:={topic}")]
 PLANNER = ["test/ros_fake_planner.py", "--ros-args", "-p", "lockstep:=true", "-p", "use_sim_time:=true", *REMAPS]
-SIMULATOR = ["-m", "spanvla_ros.ros.main", "simulator", "--ros-args", "-p", "families:=[lane]", "-p", "black:=true"]
+SIMULATOR = ["-m", "spanvla_ros.ros.main", "simulator", "--ros-args", "-p", "scenario:=lane", "-p", "black:=true"]
 
 
 def test_lockstep_drive_then_death_and_return_of_the_simulator(tmp_path):
-    env, results = environment(DOMAIN, tmp_path), tmp_path / "episodes.jsonl"
-    episodes = [*SIMULATOR, "-p", "seeds:='6000:6002'", "-p", "time_limit_s:=4.0", "-p", f"output_file:={results}"]
+    env, results = environment(DOMAIN, tmp_path), tmp_path / "out" / "episodes.jsonl"
+    episodes = [*SIMULATOR, "-p", "seed:='6000:6002'", "-p", "time_limit_s:=4.0", "-p", f"output_dir:={results.parent}"]
     with process(PLANNER, env, tmp_path / "planner.log") as planner:
         with process(episodes, env, tmp_path / "simulator.log") as simulator:
             peer = Peer(DOMAIN)
@@ -48,14 +51,14 @@ def check_results(episodes):
     assert [(e["family"], e["seed"]) for e in episodes] == [("lane", 6000), ("lane", 6001)]
     for episode in episodes:
         # 1.5 s of history first, then a plan for every image until 4 s
-        assert 24 <= episode["plans"] <= 27 and episode["missed"] == episode["rejected"] == 0, episode
+        assert 24 <= episode["plans"] <= 27 and episode["missed"] == episode["refused"] == 0, episode
         assert 0 < episode["route_completion"] < 1
     assert episodes[1]["first_stamp_ns"] > episodes[0]["last_stamp_ns"]
 
 
 def check_death(peer, env, folder):
     """A killed simulator leaves a clock that stands still; its return begins a new drive."""
-    drive = [*SIMULATOR, "-p", "seeds:='6000:6001'"]
+    drive = [*SIMULATOR, "-p", "seed:=6000"]
     with process(drive, env, folder / "killed.log") as simulator:
         peer.wait_state("NOMINAL", 60)
         peer.wait(lambda: peer.infos[-1][1]["plans"] >= 65, 60, "plan in the middle of a drive")
@@ -71,8 +74,11 @@ def check_death(peer, env, folder):
 def test_simulator_without_planner_ends_with_one_line_and_a_code(tmp_path):
     for arguments, code, line in (
         (["-p", "planner_timeout_s:=1.0"], 1, "no active planner /spanvla_planner after 1 s"),
-        (["-p", "seeds:=abc"], 2, "seeds 'abc' are no range"),
-        (["-p", "families:=[fly]"], 2, "family 'fly' is unknown"),
+        (["-p", "seed:=abc"], 2, "seeds 'abc' are no range"),
+        (["-p", "scenario:=fly"], 2, "fly is no family"),
+        (["-p", "cameras:=[rear]"], 2, "parameter cameras is ['rear'], the simulator has front, front_left, front_right"),
+        (["-p", "rate:=7.0"], 2, "parameter rate is 7, it must divide 20 Hz"),
+        (["-p", "preset:=nosuch"], 2, "parameter preset is 'nosuch', allowed is minisim | carla_bridge"),
     ):
         with process([*SIMULATOR, *arguments], environment(DOMAIN + 1, tmp_path), tmp_path / "simulator.log") as child:
             assert child.wait(60) == code
@@ -80,13 +86,15 @@ def test_simulator_without_planner_ends_with_one_line_and_a_code(tmp_path):
         assert line in text and text.count("\n") == 1, text
 
 
-def test_no_truth_leaves_the_simulator_by_a_topic(tmp_path):
-    env = environment(DOMAIN + 2, tmp_path)
-    with process([*SIMULATOR, "-p", "planner_timeout_s:=20.0"], env, tmp_path / "simulator.log"):
-        peer = Peer(DOMAIN + 2)
+@pytest.mark.parametrize("preset", ["minisim", "carla_bridge"])
+def test_topics_of_a_preset_and_no_truth_among_them(tmp_path, preset):
+    domain = DOMAIN + 2 + (preset == "minisim")
+    own = {"/clock", "/parameter_events", "/rosout", *topics.load(preset).inputs(("front", "front_left")).values()}
+    command = [*SIMULATOR, "-p", "planner_timeout_s:=20.0", "-p", f"preset:={preset}", "-p", "cameras:=[front, front_left]"]
+    with process(command, environment(domain, tmp_path), tmp_path / "simulator.log"):
+        peer = Peer(domain)
         try:
             # names known by the domain, without those of the peer itself
-            own = {"/clock", "/parameter_events", "/rosout", *TOPICS.values()}
             peer.wait(lambda: "spanvla_simulator" in peer.node.get_node_names(), 20, "simulator")
 
             def published() -> set[str]:
@@ -97,3 +105,20 @@ def test_no_truth_leaves_the_simulator_by_a_topic(tmp_path):
             assert published() == own
         finally:
             peer.close()
+
+
+def test_the_same_drive_in_process_and_over_ros(tmp_path, capsys):
+    """Same states to the last bit, whether the plans are handed over or come by messages from a planner node."""
+    words = ["sim", "--planner", "constant_velocity", "--suite", "lane,sensor_fault", "--seeds", "6000:6001"]
+    hashes = []
+    for name, more in (("inside", []), ("ros", ["--ros"])):
+        assert main([*words, *more, "--out", str(tmp_path / name)]) == 0, capsys.readouterr()
+        summary = json.loads((tmp_path / name / "summary.json").read_text())
+        hashes.append([(row["state_hash"], row["driving_score_lb21"], row["pdm"], row["plans"]) for row in summary["scenarios"]])
+        assert "data:image/webp" in (tmp_path / name / "report.html").read_text()
+    assert hashes[0] == hashes[1] and len(hashes[0]) == 2
+
+
+def test_what_ros_can_not_do_is_said(capsys):
+    assert main(["sim", "--planner", "expert", "--ros"]) == 2
+    assert "the truth, which never leaves the simulator by a topic" in capsys.readouterr().err

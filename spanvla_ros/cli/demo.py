@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spanvla_ros.contracts import SpanVLAError
+from spanvla_ros.evaluation.results import EPISODES
 from spanvla_ros.share import DEMO_ENGINE, share
 
 if TYPE_CHECKING:
@@ -28,7 +27,6 @@ OUT/strip.png     one moment of every family; OUT/log/ what the nodes said
 MOMENTS = 5
 # plans per scenario that are made once more, with black images
 BLACK_PLANS = 6
-POLL_S = 0.2
 
 
 class PlannerSilent(SpanVLAError):
@@ -85,52 +83,31 @@ def drive(engine: Path, families: Sequence[str], seeds: str, count: int, out: Pa
     from spanvla_ros.ros import processes
     from spanvla_ros.ros.recorder import Recorder
 
-    logs, episodes = out / "log", out / "episodes.jsonl"
+    logs, episodes = out / "log", out / EPISODES
     logs.mkdir(exist_ok=True)
     episodes.unlink(missing_ok=True)
-    # another demo on this machine must not be heard; 0-101 are safe on every platform
-    domain = random.SystemRandom().randrange(1, 100)
-    env = processes.environment(domain, logs / "ros")
-    nodes = []
+    env = processes.environment(processes.domain(), logs / "ros")
+    # listeners, the planner and the recorder: whoever is not matched in time misses the first seconds
+    setting = {"listeners": "2", "scenario": f"'{','.join(families)}'", "seed": f"'{seeds}'", "output_dir": f"'{out.resolve()}'"}
+    results = []
     with Recorder(env, processes.IMAGE, processes.ODOMETRY, processes.PLAN_INFO) as recorder:
-        try:
-            nodes.append(processes.start_planner(engine, env, logs))
-            nodes.append(processes.start_simulator(families, seeds, episodes, env, logs))
-            planner, simulator = nodes
-            seen = 0
-            while simulator.check():
-                if not planner.check():
-                    raise processes.ProcessFailed(f"the planner node ended by itself; see {planner.log}")
-                seen = show_progress(episodes, seen, count)
-                time.sleep(POLL_S)
-            show_progress(episodes, seen, count)
-        finally:
-            for node in nodes:
-                node.stop()
-        planner.check()
-    results = read_lines(episodes)
+        for result in processes.drives(
+            lambda: processes.start_planner(env, logs, engine=engine), lambda: processes.start_simulator(setting, env, logs), episodes
+        ):
+            results.append(result)
+            print(progress(result, len(results), count), flush=True)
     if len(results) != count:
-        raise processes.ProcessFailed(f"the simulator drove {len(results)} of {count} episodes; see {simulator.log}")
+        raise processes.ProcessFailed(f"the simulator drove {len(results)} of {count} episodes; see {logs / 'simulator.log'}")
     return results, recorder.recording
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The complete lines of a JSON lines file that may still grow."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-
-
-def show_progress(episodes: Path, seen: int, count: int) -> int:
-    """Print the episodes that ended since the last call; returns how many there are."""
-    lines = read_lines(episodes)
-    for index, result in enumerate(lines[seen:], seen + 1):
-        wrongs = ", ".join(entry["type"] for entry in result["infractions"]) or "no infraction"
-        print(
-            f"[{index}/{count}] {result['family']} {result['seed']}: route {result['route_completion']:.0%}, "
-            f"driving score {result['driving_score_lb21']:.0f}, {wrongs}, {result['wall_s']:.0f} s",
-            flush=True,
-        )
-    return len(lines)
+def progress(result: dict[str, Any], index: int, count: int) -> str:
+    """One line about an episode."""
+    wrongs = ", ".join(entry["type"] for entry in result["infractions"]) or "no infraction"
+    return (
+        f"[{index}/{count}] {result['family']} {result['seed']}: route {result['route_completion']:.0%}, "
+        f"driving score {result['driving_score_lb21']:.0f}, {wrongs}, {result['wall_s']:.0f} s"
+    )
 
 
 def spread(items: Sequence[Any], count: int) -> list[Any]:
@@ -146,7 +123,7 @@ def summarize(results: Sequence[dict[str, Any]], recording: Recording, change: d
     wall_s = sum(r["wall_s"] for r in results)
     stages = {name: float(np.median([info["timings_ms"][name] for info in plans])) for name in (plans[0]["timings_ms"] if plans else ())}
     return {
-        "scenarios": list(results),
+        "scenarios": [{name: value for name, value in row.items() if name != "plan_times_ms"} for row in results],
         "plans": len(plans),
         "plans_with_reasoning": sum(bool(info["reasoning"]) for info in plans),
         "plan_latency_ms": percentiles([info["timings_ms"]["total"] for info in plans]),

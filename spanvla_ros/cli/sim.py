@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -109,9 +110,7 @@ def _check(args: argparse.Namespace) -> list[Scenario]:
 def _drives(args: argparse.Namespace, scenarios: list[Scenario]) -> Iterator[tuple[dict[str, Any], dict[str, bytes]]]:
     """Result and pictures of every episode, in order."""
     if args.ros:
-        from spanvla_ros.cli import _ros_sim
-
-        yield from _ros_sim.drives(args, scenarios)
+        yield from _over_ros(args, scenarios)
     elif args.workers > 1:
         yield from _parallel(args, scenarios)
     else:
@@ -164,6 +163,29 @@ def _parallel(args: argparse.Namespace, scenarios: list[Scenario]) -> Iterator[t
         raise WorkerFailed("a process that drove episodes died (out of memory?); try fewer --workers") from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _over_ros(args: argparse.Namespace, scenarios: list[Scenario]) -> Iterator[tuple[dict[str, Any], dict[str, bytes]]]:
+    """Simulator node and planner node, each in a process of its own; what the simulator node wrote is read from its folder."""
+    from spanvla_ros.ros import processes
+
+    make_planner(args.planner, args.engine).close()  # a broken engine is one clear line, not the log of a node
+    with tempfile.TemporaryDirectory(prefix="spanvla-") as scratch:
+        folder = Path(scratch) / "out"
+        logs = args.out / "log" if args.out else Path(scratch)
+        logs.mkdir(exist_ok=True)
+        env = processes.environment(processes.domain(), logs / "ros")
+        engine = {"engine": args.engine or share(DEMO_ENGINE)} if args.planner == "spanvla" else {"baseline": args.planner}
+        black = str(args.black or args.render == "none").lower()
+        setting = {"scenario": f"'{args.suite}'", "seed": f"'{args.seeds}'", "black": black, "output_dir": f"'{folder}'"}
+        read, count = results.Results(folder), 0
+        for result in processes.drives(
+            lambda: processes.start_planner(env, logs, **engine), lambda: processes.start_simulator(setting, env, logs), folder / results.EPISODES
+        ):
+            count += 1
+            yield result, read.pictures(result)
+        if count != len(scenarios):
+            raise WorkerFailed(f"the simulator node drove {count} of {len(scenarios)} episodes; see {logs / 'simulator.log'}")
 
 
 def make_planner(name: str, engine: Path | None) -> DrivingPlanner:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from spanvla_ros.evaluation import webp
-from spanvla_ros.evaluation.overlay import caption
+from spanvla_ros.evaluation.overlay import Camera, caption, draw_plan
 from spanvla_ros.evaluation.tape import PERIOD_S, Ground, Snapshot, Tape
 from spanvla_ros.geometry import to_local
 
@@ -58,7 +58,7 @@ def draw(ground: Ground, now: Snapshot, size: tuple[int, int] = (240, 300), metr
         cv2.polylines(picture, [pixels(box.corners)], True, (60, 60, 60), 1, cv2.LINE_AA, _SHIFT)
         if box.braking and box.kind not in COLORS:
             line(box.corners[1:3], BRAKE, 3)
-    line(now.plan, PLAN, 2)
+    line(now.plan[:, :2], PLAN, 2)
     cv2.fillConvexPoly(picture, pixels(now.footprint), EGO, cv2.LINE_AA, _SHIFT)
     nose = np.stack([now.footprint[[0, 3]].mean(axis=0) * 0.7 + now.footprint.mean(axis=0) * 0.3, now.footprint[0], now.footprint[3]])
     cv2.fillConvexPoly(picture, pixels(nose), WHITE, cv2.LINE_AA, _SHIFT)
@@ -70,18 +70,22 @@ def clip(tape: Tape) -> bytes | None:
     if tape.fault_s is None:
         return None
     marked = frozenset(entry["actor"] for entry in tape.result["infractions"] if "actor" in entry)
-    frames = [_frame(tape, now, marked) for now in tape.around(tape.fault_s, BEFORE_S, AFTER_S)]
+    chosen = list(tape.around(tape.fault_s, BEFORE_S, AFTER_S))
+    lines = 3 if any(now.text for now in chosen) else 1
+    frames = [_frame(tape, now, marked, lines) for now in chosen]
     return webp.encode(frames, round(1000 * PERIOD_S)) if frames else None
 
 
-def _frame(tape: Tape, now: Snapshot, marked: frozenset[str]) -> np.ndarray:
+def _frame(tape: Tape, now: Snapshot, marked: frozenset[str], lines: int) -> np.ndarray:
     width, height = _CLIP_PX
     if now.jpeg is None:
         picture = draw(tape.ground, now, (width, round(1.2 * height)), 54.0, marked)
     else:
         seen = cv2.cvtColor(cv2.imdecode(np.frombuffer(now.jpeg, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        ahead = to_local(now.pose, now.plan)
+        seen = draw_plan(seen, Camera.level(seen.shape[:2]), ahead[ahead[:, 0] > 0])
         seen = cv2.resize(seen, (width, height), interpolation=cv2.INTER_AREA)
         picture = np.concatenate([seen, draw(tape.ground, now, (round(0.8 * height), height), 54.0, marked)], axis=1)
-    done = [entry["type"].replace("_", " ") for entry in tape.result["infractions"] if abs(entry["time_s"] - now.time_s) < 1.0 and entry["type"] != "min_speed"]
-    told = f"{now.time_s:.1f} s  {now.speed_mps:.1f} m/s" + (f"  lamp {now.lamp}" if now.lamp else "") + (f"  {done[0].upper()}" if done else "")
-    return caption(picture, [told, now.text[:110]], height_px=16, min_lines=3)
+    done = [e["type"].replace("_", " ") for e in tape.result["infractions"] if abs(e["time_s"] - now.time_s) < 1.0 and e["type"] != "min_speed"]
+    told = f"{now.time_s:.1f} s   {now.speed_mps:.1f} m/s" + (f"   lamp {now.lamp}" if now.lamp else "") + (f"   {done[0].upper()}" if done else "")
+    return caption(picture, [told, now.text[:120]] if lines > 1 else [told], height_px=20, min_lines=lines)

@@ -81,7 +81,7 @@ def speed(tape: Tape) -> str:
     for value in np.arange(0, top, 2 if top < 11 else 5):
         y = at(0, value)[1]
         parts.append(f"<path d='M{left} {y:.1f}H{width - 8}' stroke='#d8dee4' stroke-width='.8'/><text x='{left - 5}' y='{y + 3.5:.1f}' text-anchor='end'>{value:g}</text>")
-    for value in np.arange(0, end + 0.1, max(5 * round(end / 50), 5)):
+    for value in np.arange(0, 0.97 * end, max(5 * round(end / 50), 5)):
         parts.append(f"<text x='{at(value, 0)[0]:.1f}' y='{height - 6}' text-anchor='middle'>{value:g}</text>")
     parts.append(f"<text x='{width - 8}' y='{height - 6}' text-anchor='end'>s</text><text x='2' y='10'>m/s</text>")
     parts.append(_line(np.array([at(t, v) for t, v in zip(times, speeds)]), "#0a3d91", 1.6))
@@ -104,11 +104,11 @@ def _ground(ground: Ground, frame: _Frame) -> list[str]:
             points = frame(ring)
             if not frame.inside(points):
                 continue
-            points = _thinned(points)
+            points = points if len(points) < 12 else _thinned(points)
             if len(points) > 2:
                 path += _path(points) + "Z"
-        if path:
-            parts.append(f"<path d='{path}' fill='{color}' fill-rule='evenodd'/>")
+        if path:  # the stroke keeps lines that are thinner than a pixel in sight
+            parts.append(f"<path d='{path}' fill='{color}' stroke='{color}' stroke-width='.6' fill-rule='evenodd'/>")
     return parts
 
 

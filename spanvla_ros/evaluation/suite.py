@@ -26,7 +26,8 @@ def page(summary: Mapping[str, Any], pictures: Pictures) -> str:
         _failures([row for row in rows if _key(row) in shown], len([row for row in rows if not row["success"]]), pictures),
         _rates(summary),
         _plans(summary),
-        "<h2>Episodes</h2>",
+        "<h2>Episodes</h2><p class='note'>From above: the route in light blue, the drive in dark blue, the ego and what was around it at the first thing that "
+        "went wrong (else at the end), ways of others as thin lines; red numbers are the entries of the list.</p>",
         *(_episodes(family, [row for row in rows if row["family"] == family], pictures) for family in summary["families"]),
         _definitions(),
     ]
@@ -48,7 +49,7 @@ def _with_clip(rows: Sequence[Mapping[str, Any]]) -> set[str]:
 
 def _lead(summary: Mapping[str, Any]) -> str:
     said = [f"{summary['episodes']} episodes", f"{len(summary['families'])} families", f"seeds {summary['seeds']}", f"{summary['distance_km']:.1f} km"]
-    said.append("planner and simulator as ROS 2 processes" if summary["ros"] else "in one process")
+    said.append("planner and simulator as ROS 2 nodes" if summary["ros"] else "planner in the process of the simulator")
     said.append("black pictures" if summary["black"] else f"pictures: {summary['render']}")
     if summary.get("engine_hash"):
         said.append(f"engine {summary['engine_hash'][:12]}")
@@ -265,7 +266,7 @@ figcaption {{ padding: 7px 10px; font-size: 13px; }} figcaption b {{ color: #cf2
 details {{ border-bottom: 1px solid #eaeef2; padding: 0 12px; }} details:last-child {{ border-bottom: 0; }}
 summary {{ display: flex; gap: 16px; align-items: baseline; padding: 5px 0; cursor: pointer; font-variant-numeric: tabular-nums; list-style: none; }}
 summary::before {{ content: "▸"; color: #57606a; }} details[open] > summary::before {{ content: "▾"; }} .failed .seed {{ color: #cf222e; font-weight: 600; }}
-summary em {{ font-style: normal; color: #57606a; font-size: 13px; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }} .score {{ min-width: 110px; }}
+summary span {{ white-space: nowrap; }} summary em {{ font-style: normal; color: #57606a; font-size: 13px; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }} .score {{ min-width: 110px; }}
 details:target {{ background: #fff8c5; }} .facts {{ margin: 4px 0; font-size: 13px; }} ol {{ margin: 4px 0 8px; font-size: 13px; }}
 svg {{ display: block; width: 100%; max-width: 1000px; height: auto; max-height: 480px; margin: 0 0 10px; border-radius: 6px; }} svg text {{ font: 10.5px system-ui, sans-serif; fill: #57606a; }}
 @media (max-width: 800px) {{ .columns {{ grid-template-columns: 1fr; }} }}

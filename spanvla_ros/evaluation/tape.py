@@ -34,7 +34,7 @@ class Box:
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """One instant. plan (K, 2): the newest one in the world frame; stop (3,): middle and heading of the next line, with the
+    """One instant. plan (K, 3): poses of the newest one in the world frame; stop (3,): middle and heading of the next line, with the
     colour of its lamp; jpeg: what the front camera delivered; text: the planner's reason."""
 
     time_s: float
@@ -42,7 +42,7 @@ class Snapshot:
     speed_mps: float
     footprint: np.ndarray
     boxes: Sequence[Box]
-    plan: np.ndarray = field(default_factory=lambda: np.empty((0, 2)))
+    plan: np.ndarray = field(default_factory=lambda: np.empty((0, 3)))
     stop: np.ndarray | None = None
     lamp: str = ""
     jpeg: bytes | None = None

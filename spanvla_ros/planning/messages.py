@@ -39,7 +39,8 @@ def yaw_of(quaternion: Any) -> float:
     # a driver that forgot the orientation sends zeros; anything far from unit length is no rotation
     if not np.isfinite(norm) or abs(norm - 1) > 0.1:
         raise InputError(f"orientation ({x:g}, {y:g}, {z:g}, {w:g}) is not a unit quaternion, its length is {norm:g}")
-    return float(np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z)))
+    # this form doesn't depend on the length
+    return float(np.arctan2(2 * (w * z + x * y), w * w + x * x - y * y - z * z))
 
 
 def odometry(message: Any) -> OdometrySample:

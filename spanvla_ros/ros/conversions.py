@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
 from geometry_msgs.msg import Point, Pose, PoseStamped, Quaternion, Transform, Twist, Vector3
 from nav_msgs.msg import Odometry, Path
+from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header
 from trajectory_msgs.msg import MultiDOFJointTrajectory, MultiDOFJointTrajectoryPoint
 
 from spanvla_ros.contracts import NS_PER_S, Plan, Trajectory
+from spanvla_ros.planning import messages
 
 try:
     from autoware_planning_msgs.msg import Trajectory as AutowareTrajectory
     from autoware_planning_msgs.msg import TrajectoryPoint as AutowarePoint
 except ImportError:  # optional output, only in an Autoware workspace
     AutowareTrajectory = None
+
+_LENGTHS, _LAST_BITS = 20, (0, 1, -1, 2, -2)
 
 
 def time(stamp_ns: int) -> Time:
@@ -34,7 +39,19 @@ def header(stamp_ns: int, frame: str) -> Header:
 
 
 def quaternion(yaw: float) -> Quaternion:
-    return Quaternion(z=float(np.sin(yaw / 2)), w=float(np.cos(yaw / 2)))
+    """A quaternion that `messages.yaw_of` reads back as `yaw` (within -pi and pi) to the last bit.
+
+    Sine, cosine and arctangent round; a plan that comes back by a last bit different would end a drive in lock-step in
+    another state than in one process. So last bits of z are tried, and lengths that differ from 1 by parts in a billion.
+    """
+    z, w = math.sin(yaw / 2), math.cos(yaw / 2)
+    for length in 1 + 1e-9 * np.arange(_LENGTHS):
+        for bits in _LAST_BITS:
+            near = z * float(length)
+            made = Quaternion(z=near + bits * math.ulp(near), w=w * float(length))
+            if messages.yaw_of(made) == yaw:
+                return made
+    return Quaternion(z=z, w=w)
 
 
 def pose(row: np.ndarray) -> Pose:
@@ -67,18 +84,16 @@ def trajectory(plan: Trajectory, frame: str, base_frame: str) -> MultiDOFJointTr
 
 
 def from_trajectory(message: Any) -> Trajectory:
-    """The inverse of `trajectory`, for a controller or a test."""
+    """The inverse of `trajectory`, to the last bit: for a controller, the simulator or a test."""
     rows = []
     for point in message.points:
-        move, rotation = point.transforms[0].translation, point.transforms[0].rotation
-        after = point.time_from_start
-        yaw = 2 * np.arctan2(rotation.z, rotation.w)
+        move, after = point.transforms[0].translation, point.time_from_start
         rows.append(
             (
-                after.sec + after.nanosec / NS_PER_S,
+                (after.sec * NS_PER_S + after.nanosec) / NS_PER_S,
                 move.x,
                 move.y,
-                float(np.arctan2(np.sin(yaw), np.cos(yaw))),
+                messages.yaw_of(point.transforms[0].rotation),
                 point.velocities[0].linear.x,
                 point.accelerations[0].linear.x,
                 point.velocities[0].angular.z,
@@ -121,6 +136,16 @@ def odometry(stamp_ns: int, frame: str, base_frame: str, row: np.ndarray, speed_
     message = Odometry(header=header(stamp_ns, frame), child_frame_id=base_frame)
     message.pose.pose = pose(row)
     message.twist.twist = twist(speed_mps, yaw_rate_rps)
+    return message
+
+
+def camera_info(head: Header, camera: Any) -> CameraInfo:
+    """Calibration of a pinhole camera (`sim.camera.Camera`) without distortion."""
+    k = camera.intrinsics
+    message = CameraInfo(header=head, width=camera.width, height=camera.height, distortion_model="plumb_bob", d=[0.0] * 5)
+    message.k = k.ravel().tolist()
+    message.r = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+    message.p = [*k[0].tolist(), 0.0, *k[1].tolist(), 0.0, *k[2].tolist(), 0.0]
     return message
 
 

@@ -6,15 +6,24 @@ import enum
 import json
 import threading
 import time
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from rclpy.node import Node
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import MultiDOFJointTrajectory
 
-from spanvla_ros.contracts import Trajectory
+from spanvla_ros.contracts import Plan, Trajectory
+from spanvla_ros.planning.supervisor import Reason
 from spanvla_ros.ros import conversions, qos
+
+# the planner lacks history or a frame: that is no fault of the plan
+_UNREADY = {
+    reason.value
+    for reason in (Reason.HISTORY_SHORT, Reason.IMAGE_MISSING, Reason.ODOMETRY_MISSING, Reason.ODOMETRY_BEHIND, Reason.ODOMETRY_GAP)
+}
 
 
 class Answer(enum.Enum):
@@ -22,7 +31,17 @@ class Answer(enum.Enum):
 
     PLAN = "plan"
     REJECTED = "rejected"
+    UNREADY = "unready"
     NONE = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A plan as it was published: the model's waypoints, the trajectory to follow, and how long it took."""
+
+    plan: Plan
+    trajectory: Trajectory
+    took_ms: float
 
 
 class PlannerLink:
@@ -32,8 +51,9 @@ class PlannerLink:
         self._condition = threading.Condition()
         self._awaited_ns: int | None = None
         self._answer = Answer.NONE
-        self._planned_ns: int | None = None
-        self._newest: Trajectory | None = None
+        self._info: dict[str, Any] | None = None
+        self._trajectory: Trajectory | None = None
+        self._planned: Planned | None = None
         self._alive_s = -float("inf")
         node.create_subscription(MultiDOFJointTrajectory, f"{name}/output/trajectory", self._on_trajectory, qos.OUTPUT)
         node.create_subscription(String, f"{name}/output/plan_info", self._on_info, qos.PLAN_INFO)
@@ -47,44 +67,57 @@ class PlannerLink:
     def expect(self, stamp_ns: int) -> None:
         """Call before the image is published: the answer may be faster than the caller."""
         with self._condition:
-            self._awaited_ns, self._answer = stamp_ns, Answer.NONE
+            self._awaited_ns, self._answer, self._planned, self._info, self._trajectory = stamp_ns, Answer.NONE, None, None, None
 
-    def wait(self, timeout_s: float) -> tuple[Answer, Trajectory | None]:
-        """Answer to the expected stamp, NONE when the planner is silent for `timeout_s`; and the newest trajectory, whatever its state."""
+    def wait(self, timeout_s: float) -> tuple[Answer, Planned | None]:
+        """Answer to the expected stamp, NONE when the planner is silent for `timeout_s`; and the plan, if that is the answer."""
         with self._condition:
             self._condition.wait_for(lambda: self._answer is not Answer.NONE, timeout_s)
-            return self._answer, self._newest
+            return self._answer, self._planned
 
     def reset(self, timeout_s: float) -> bool:
         """Ask the planner to forget the drive so far; False when it doesn't answer."""
         done = threading.Event()
         if self._reset.wait_for_service(timeout_sec=timeout_s):
             self._reset.call_async(Trigger.Request()).add_done_callback(lambda _: done.set())
-        if not done.wait(timeout_s):
-            return False
-        with self._condition:
-            self._newest = None
-        return True
+        return done.wait(timeout_s)
 
     def _on_trajectory(self, message: MultiDOFJointTrajectory) -> None:
         trajectory = conversions.from_trajectory(message)
         with self._condition:
-            self._newest = trajectory
-            self._conclude()
+            if trajectory.stamp_ns == self._awaited_ns:
+                self._trajectory = trajectory
+                self._conclude()
 
     def _on_info(self, message: String) -> None:
         info: dict[str, Any] = json.loads(message.data)
         self._alive_s = time.monotonic()
         with self._condition:
+            if info["anchor_ns"] != self._awaited_ns or self._answer is not Answer.NONE:
+                return
             if info["event"] == "plan":
-                self._planned_ns = info["anchor_ns"]
+                self._info = info
                 self._conclude()
-            elif info["event"] == "rejected" and info["anchor_ns"] == self._awaited_ns:
-                self._answer = Answer.REJECTED
+            elif info["event"] == "rejected":
+                self._answer = Answer.UNREADY if info["reason"] in _UNREADY else Answer.REJECTED
                 self._condition.notify_all()
 
     def _conclude(self) -> None:
         """A plan is there once both its trajectory and its plan_info are: HOLD and STOPPING may carry the stamp of the image too."""
-        if self._planned_ns == self._awaited_ns and self._newest is not None and self._newest.stamp_ns == self._awaited_ns:
-            self._answer = Answer.PLAN
-            self._condition.notify_all()
+        if self._info is None or self._trajectory is None or self._answer is not Answer.NONE:
+            return
+        info = self._info
+        plan = Plan(
+            t0_ns=info["t0_ns"],
+            waypoints_base=np.array(info["waypoints_base"], dtype=np.float64),
+            waypoint_interval_s=info["waypoint_interval_s"],
+            pose_odom=np.array(info["pose_odom"], dtype=np.float64),
+            speed_mps=info["speed_mps"],
+            reasoning=info["reasoning"],
+            tokens=info["tokens"],
+            seed=info["seed"],
+            engine_hash=info["engine_hash"],
+        )
+        self._planned = Planned(plan=plan, trajectory=self._trajectory, took_ms=info["timings_ms"].get("total", 0.0))
+        self._answer = Answer.PLAN
+        self._condition.notify_all()

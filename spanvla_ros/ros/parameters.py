@@ -13,6 +13,7 @@ from rclpy.node import Node
 from spanvla_ros.contracts import ConfigError
 from spanvla_ros.planning import supervisor, validity
 from spanvla_ros.planning.inputs import InputLimits
+from spanvla_ros.ros import topics
 
 # declared by rclpy itself
 _FOREIGN = ("use_sim_time", "qos_overrides.", "start_type_description_service")
@@ -37,7 +38,7 @@ class Parameter:
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if kind is str and isinstance(value, int) and not isinstance(value, bool):
-            value = str(value)  # `-p seeds:=6000`
+            value = str(value)  # `-p seed:=6000`
         if kind is list:
             value = [str(v) for v in value] if isinstance(value, (list, tuple)) or hasattr(value, "tolist") else value
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
@@ -115,12 +116,14 @@ PLANNER = (
 )
 
 SIMULATOR = (
-    Parameter(name="families", default=["lane", "stopped", "red"], text="scenario families to drive"),
-    Parameter(name="seeds", default="6000:6002", text="seeds of each family, FIRST:END or FIRST:END:STEP (END excluded)"),
-    Parameter(name="camera", default="front", text="camera that is rendered"),
+    Parameter(name="scenario", default="lane,stopped,red", text="scenario families to drive, comma-separated, or all"),
+    Parameter(name="seed", default="6000:6002", text="seed of each family, or FIRST:END or FIRST:END:STEP (END excluded)"),
+    Parameter(name="cameras", default=["front"], text="cameras that are rendered; the frames of the first one ask for plans"),
+    Parameter(name="rate", default=10.0, text="pictures per second; must divide 20", unit="Hz", low=1.0, high=20.0),
+    Parameter(name="preset", default="minisim", text="names and types of the topics: config/topics/", choices=topics.PRESETS),
     Parameter(name="black", default=False, text="send black images, to see what the planner does blind"),
     Parameter(name="planner", default="/spanvla_planner", text="name of the planner node that drives"),
-    Parameter(name="output_file", default="", text="JSON lines with one result per episode; empty = none"),
+    Parameter(name="output_dir", default="", text="folder for episodes.jsonl (one result per line) and the pictures of the drives; empty = none"),
     Parameter(name="answer_timeout_s", default=5.0, text="longest wait for the plan of an image", unit="s", low=0.1, high=120.0),
     Parameter(name="planner_timeout_s", default=60.0, text="longest wait for the planner node to become active", unit="s", low=1.0, high=3600.0),
     Parameter(name="listeners", default=1, text="wait until this many nodes hear images and odometry: the planner, a recorder", low=1, high=100),

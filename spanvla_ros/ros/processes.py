@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from spanvla_ros.contracts import SpanVLAError
+from spanvla_ros.evaluation.results import read_lines
+from spanvla_ros.ros import topics
 from spanvla_ros.share import share
 
 PLANNER = "/spanvla_planner"
-IMAGE, ODOMETRY, PLAN_INFO = "/sensing/camera/front/image/compressed", "/localization/odometry", f"{PLANNER}/output/plan_info"
+_CAMERAS = ("front",)
 # input of the planner -> topic of the simulator
-WIRING = {
-    "image/front": IMAGE,
-    "camera_info/front": "/sensing/camera/front/camera_info",
-    "odometry": ODOMETRY,
-    "command": "/planning/command",
-}
+WIRING = topics.load("minisim").inputs(_CAMERAS)
+IMAGE, ODOMETRY, PLAN_INFO = WIRING["image/front"], WIRING["odometry"], f"{PLANNER}/output/plan_info"
 _LOG_LINES = 3
+_POLL_S = 0.2
 
 
 class ProcessFailed(SpanVLAError):
@@ -70,23 +72,52 @@ def environment(domain: int, logs: Path) -> dict[str, str]:
     return values
 
 
-def start(name: str, parameters: Mapping[str, str], remaps: Mapping[str, str], env: Mapping[str, str], log: Path) -> Node:
-    """`planner` or `simulator` with ROS parameters (YAML text) and remaps; the output goes to `log`."""
+def start(
+    name: str, module: Sequence[str], parameters: Mapping[str, str], remaps: Mapping[str, str], env: Mapping[str, str], log: Path
+) -> Node:
+    """`python -m module ...` with ROS parameters (YAML text) and remaps; the output goes to `log`."""
     words = [word for key, value in parameters.items() for word in ("-p", f"{key}:={value}")]
     words += [word for source, target in remaps.items() for word in ("-r", f"{source}:={target}")]
     with log.open("w") as out:
-        command = [sys.executable, "-m", "spanvla_ros.ros.main", name, "--ros-args", *words]
+        command = [sys.executable, "-m", *module, "--ros-args", *words]
         return Node(name, subprocess.Popen(command, env=dict(env), stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL), log)
 
 
-def start_planner(engine: Path, env: Mapping[str, str], logs: Path) -> Node:
-    """The planner node in lock-step with the simulator."""
-    parameters = {"engine_dir": f"'{engine.resolve()}'", "lockstep": "true", "use_sim_time": "true"}
-    return start("planner", parameters, {f"{PLANNER}/input/{name}": topic for name, topic in WIRING.items()}, env, logs / "planner.log")
+def start_planner(env: Mapping[str, str], logs: Path, *, engine: Path | None = None, baseline: str = "") -> Node:
+    """The planner node in lock-step with the simulator: an engine, or a baseline of `ros.baseline`."""
+    parameters = {"lockstep": "true", "use_sim_time": "true", "engine_dir": f"'{engine.resolve() if engine else baseline}'"}
+    module = ("spanvla_ros.ros.baseline", baseline) if baseline else ("spanvla_ros.ros.main", "planner")
+    remaps = {f"{PLANNER}/input/{name}": topic for name, topic in WIRING.items()}
+    return start("planner", module, parameters, remaps, env, logs / "planner.log")
 
 
-def start_simulator(families: Sequence[str], seeds: str, results: Path, env: Mapping[str, str], logs: Path) -> Node:
-    """The simulator node; appends one JSON line per episode to `results` and ends."""
-    # the planner and the recorder: whoever is not matched in time misses the first seconds
-    parameters = {"listeners": "2", "families": f"[{','.join(families)}]", "seeds": f"'{seeds}'", "output_file": f"'{results.resolve()}'", "planner": PLANNER}
-    return start("simulator", parameters, {}, env, logs / "simulator.log")
+def start_simulator(parameters: Mapping[str, str], env: Mapping[str, str], logs: Path) -> Node:
+    """The simulator node; it ends when its episodes are driven."""
+    return start("simulator", ("spanvla_ros.ros.main", "simulator"), {"planner": PLANNER, **parameters}, {}, env, logs / "simulator.log")
+
+
+def domain() -> int:
+    """A ROS domain that other drives on this machine hardly have; 0-101 are safe on every platform."""
+    return random.SystemRandom().randrange(1, 100)
+
+
+def drives(start_planner: Callable[[], Node], start_simulator: Callable[[], Node], results: Path) -> Iterator[dict[str, Any]]:
+    """Both nodes from start to end: the lines that the simulator adds to `results`, as they come."""
+    nodes: list[Node] = []
+    try:
+        for make in (start_planner, start_simulator):
+            nodes.append(make())
+        planner, simulator = nodes
+        seen, running = 0, True
+        while running:
+            running = simulator.check()
+            lines = read_lines(results)
+            yield from lines[seen:]
+            seen = len(lines)
+            if running and not planner.check():
+                raise ProcessFailed(f"the planner node ended by itself; see {planner.log}")
+            time.sleep(_POLL_S if running else 0)
+    finally:
+        for node in nodes:
+            node.stop()
+    planner.check()

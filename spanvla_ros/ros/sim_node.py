@@ -1,40 +1,40 @@
 """Node `spanvla_simulator`: the embedded simulator as a car on ROS topics, in lock-step by stamp with the planner.
 
-No truth leaves by a topic: results go to a file.
+No truth leaves by a topic: results go to a folder.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 from nav_msgs.msg import Odometry
 from rclpy.node import Node
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import CameraInfo, CompressedImage
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import String
 
 from spanvla_ros.contracts import NS_PER_S, ConfigError, SpanVLAError, Trajectory
-from spanvla_ros.evaluation.driving import Judge
-from spanvla_ros.ros import conversions, parameters, qos
+from spanvla_ros.evaluation.results import Results
+from spanvla_ros.ros import conversions, parameters, qos, topics
 from spanvla_ros.ros.link import Answer, PlannerLink
 from spanvla_ros.sim import scenario as scenarios
 from spanvla_ros.sim.camera import CAMERAS
 from spanvla_ros.sim.ego import STEP_S
 from spanvla_ros.sim.scenario import Scenario
 from spanvla_ros.sim.simulation import Simulation
+from spanvla_ros.sim.trial import Trial
 
-PERIOD_S = 0.1
 # simulated time never goes back; this gap between episodes also ends the history of a planner that can't be reset
 EPISODE_NS = 1000 * NS_PER_S
 # the expert drives until the planner has its history; longer than this it has no excuse
 WARM_UP_S = 2.0
 RESET_TIMEOUT_S = 5.0
-FRAME, BASE_FRAME = "odom", "base_link"
 
 
 class SimulatorNode(Node):
@@ -47,21 +47,21 @@ class SimulatorNode(Node):
         self._thread = threading.Thread(target=self._run, name="driving", daemon=True)
         try:
             self._values = values = parameters.read(self, parameters.SIMULATOR)
-            seeds = scenarios.parse_seeds(values["seeds"])
-            self._episodes = [scenarios.build(family, seed) for family in values["families"] for seed in seeds]
-            if values["camera"] not in CAMERAS:
-                raise ConfigError(f"parameter camera is {values['camera']!r}, the simulator has {', '.join(CAMERAS)}")
+            self._episodes = _episodes(values)
+            self.steps = _steps(values["rate"])
+            self._topics = names = topics.load(values["preset"])
         except SpanVLAError as error:
-            self.get_logger().error(str(error))
+            self.get_logger().error(" ".join(str(error).split()))
             self.exit_code = 2
             return
-        camera = values["camera"]
-        self._clock = self.create_publisher(Clock, "/clock", qos.SIM_CLOCK)
-        self._image = self.create_publisher(CompressedImage, f"/sensing/camera/{camera}/image/compressed", qos.SIM_IMAGE)
-        self._info = self.create_publisher(CameraInfo, f"/sensing/camera/{camera}/camera_info", qos.SIM_IMAGE)
-        self._odometry = self.create_publisher(Odometry, "/localization/odometry", qos.SIM_ODOMETRY)
-        self._command = self.create_publisher(String, "/planning/command", qos.COMMAND)
-        self._link = PlannerLink(self, values["planner"])
+        cameras = values["cameras"]
+        kind = CompressedImage if names.transport == "compressed" else Image
+        self._clock = self.create_publisher(Clock, names.clock, qos.SIM_CLOCK)
+        self._images = {c: self.create_publisher(kind, names.image.format(camera=c), qos.SIM_IMAGE) for c in cameras}
+        self._infos = {c: self.create_publisher(CameraInfo, names.camera_info.format(camera=c), qos.SIM_IMAGE) for c in cameras}
+        self._odometry = self.create_publisher(Odometry, names.odometry, qos.SIM_ODOMETRY)
+        self._command = self.create_publisher(String, names.command, qos.COMMAND)
+        self.link = PlannerLink(self, values["planner"])
         self._thread.start()
 
     def destroy_node(self) -> None:
@@ -74,6 +74,9 @@ class SimulatorNode(Node):
     def _run(self) -> None:
         try:
             code = self._drive_all()
+        except SpanVLAError as error:
+            self.get_logger().error(" ".join(str(error).split()))
+            code = 1
         except Exception as error:  # noqa: BLE001 - a thread that dies silently would leave the process waiting for ever
             self.get_logger().error(f"the simulation failed: {type(error).__name__}: {error}")
             code = 1
@@ -82,23 +85,19 @@ class SimulatorNode(Node):
     def _drive_all(self) -> int:
         if not self._wait_for_planner():
             return 1
-        output = Path(self._values["output_file"]).expanduser() if self._values["output_file"] else None
-        if output is not None:
-            output.parent.mkdir(parents=True, exist_ok=True)
-            output.write_text("")
+        output = Results(Path(self._values["output_dir"]).expanduser()) if self._values["output_dir"] else None
         for index, scenario in enumerate(self._episodes):
             if self._ending.is_set():
                 return 0
-            if not self._link.reset(RESET_TIMEOUT_S):
+            if not self.link.reset(RESET_TIMEOUT_S):
                 self.get_logger().warning(f"{self._values['planner']}/reset doesn't answer; the gap in time must do")
             episode = Episode(self, scenario, (index + 1) * EPISODE_NS)
-            result = episode.drive()
-            if result is None:
+            found = episode.drive()
+            if found is None:
                 return 0
-            line = json.dumps(result)
+            result, pictures = found
             if output is not None:
-                with output.open("a") as file:
-                    file.write(line + "\n")
+                output.append(result, pictures)
             self.get_logger().info(
                 f"episode {index + 1}/{len(self._episodes)} {scenario.name}: {result['ended']}, route {result['route_completion']:.2f}, "
                 f"score {result['driving_score_lb21']:.0f}, {len(result['infractions'])} infractions, {result['plans']} plans, "
@@ -108,11 +107,13 @@ class SimulatorNode(Node):
 
     def _wait_for_planner(self) -> bool:
         end_s = time.monotonic() + self._values["planner_timeout_s"]
-        while not (self._link.alive and min(p.get_subscription_count() for p in (self._image, self._odometry)) >= self._values["listeners"]):
+        publishers = (*self._images.values(), self._odometry)
+        while not (self.link.alive and min(p.get_subscription_count() for p in publishers) >= self._values["listeners"]):
             if self._ending.wait(0.05):
                 return False
             if time.monotonic() > end_s:
-                heard = f"publishes plan_info: {self._link.alive}, images heard by {self._image.get_subscription_count()}"
+                counts = [str(p.get_subscription_count()) for p in self._images.values()]
+                heard = f"publishes plan_info: {self.link.alive}, images heard by {', '.join(counts)}"
                 heard += f", odometry by {self._odometry.get_subscription_count()}"
                 self.get_logger().error(f"no active planner {self._values['planner']} after {self._values['planner_timeout_s']:g} s ({heard})")
                 return False
@@ -126,53 +127,74 @@ class SimulatorNode(Node):
     def ending(self) -> threading.Event:
         return self._ending
 
-    @property
-    def link(self) -> PlannerLink:
-        return self._link
-
     def publish_odometry(self, stamp_ns: int, simulation: Simulation) -> None:
         """Clock first, so that no stamp lies in the future of its receiver."""
         self._clock.publish(Clock(clock=conversions.time(stamp_ns)))
-        ego = simulation.ego
-        self._odometry.publish(conversions.odometry(stamp_ns, FRAME, BASE_FRAME, ego.pose, ego.speed_mps, ego.yaw_rate_rps))
+        ego, names = simulation.ego, self._topics
+        self._odometry.publish(conversions.odometry(stamp_ns, names.frame, names.base_frame, ego.pose, ego.speed_mps, ego.yaw_rate_rps))
 
-    def publish_camera(self, stamp_ns: int, simulation: Simulation) -> None:
-        """Command and calibration before the picture that starts the plan."""
-        name = self._values["camera"]
-        camera = CAMERAS[name]
-        header = conversions.header(stamp_ns, f"{name}_optical")
+    def publish_command(self, simulation: Simulation) -> None:
+        """Before the pictures of the same instant are made, so that it is there when they start a plan."""
         self._command.publish(String(data=simulation.command.value))
-        info = CameraInfo(header=header, width=camera.width, height=camera.height, distortion_model="plumb_bob", d=[0.0] * 5)
-        k = camera.intrinsics
-        info.k = k.ravel().tolist()
-        info.r = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
-        info.p = [*k[0].tolist(), 0.0, *k[1].tolist(), 0.0, *k[2].tolist(), 0.0]
-        self._info.publish(info)
-        self._image.publish(CompressedImage(header=header, format="jpeg", data=simulation.jpeg(name)))
+
+    def publish_frame(self, camera: str, stamp_ns: int, jpeg: bytes) -> None:
+        """Nominal calibration (no car knows how its cameras really sit) and picture."""
+        header = conversions.header(stamp_ns, self._topics.camera_frame.format(camera=camera))
+        self._infos[camera].publish(conversions.camera_info(header, CAMERAS[camera]))
+        if self._topics.transport == "compressed":
+            self._images[camera].publish(CompressedImage(header=header, format="jpeg", data=jpeg))
+            return
+        bgra = cv2.cvtColor(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2BGRA)
+        height, width = bgra.shape[:2]
+        message = Image(header=header, height=height, width=width, encoding="bgra8", step=4 * width)
+        message.data = bgra.tobytes()
+        self._images[camera].publish(message)
+
+
+def _episodes(values: dict[str, Any]) -> list[Scenario]:
+    seed = values["seed"]
+    seeds = scenarios.parse_seeds(seed if ":" in seed or not seed.isdigit() else f"{seed}:{int(seed) + 1}")
+    unknown = [camera for camera in values["cameras"] if camera not in CAMERAS]
+    if unknown or not values["cameras"]:
+        raise ConfigError(f"parameter cameras is {values['cameras']}, the simulator has {', '.join(CAMERAS)}")
+    return [scenarios.build(family, number) for family in scenarios.parse_families(values["scenario"]) for number in seeds]
+
+
+def _steps(rate: float) -> int:
+    """Steps of the simulation between two pictures."""
+    steps = round(1 / rate / STEP_S)
+    if steps < 1 or abs(steps * STEP_S * rate - 1) > 1e-6:
+        raise ConfigError(f"parameter rate is {rate:g}, it must divide {1 / STEP_S:g} Hz: 20, 10, 5, 4, 2 or 1")
+    return steps
 
 
 class Episode:
-    """One scenario over ROS. Stamps on topics are those of the simulation plus `offset_ns`."""
+    """One scenario over ROS, step for step as `sim.trial.drive` does it. Stamps on topics are those of the simulation plus `offset_ns`."""
 
     def __init__(self, node: SimulatorNode, scenario: Scenario, offset_ns: int):
-        self._node, self._scenario, self._offset_ns = node, scenario, offset_ns
-        self._simulation = Simulation(scenario, render=True, black=node.settings["black"])
-        self._judge = Judge(scenario.family, scenario.seed, min(scenario.time_limit_s, node.settings["time_limit_s"]))
-        self._plans = self._missed = self._rejected = 0
+        values = node.settings
+        self._node, self._offset_ns = node, offset_ns
+        self._trial = Trial(scenario, render=not values["black"], black=values["black"], time_limit_s=values["time_limit_s"])
+        self._simulation = self._trial.simulation
+        self._trajectory: Trajectory | None = None
+        self._anchor_ns = -1
+        self._plans = self._missed = 0
+        self._engine_hash = ""
         self._began_s: float | None = None  # wall time of the first plan
 
-    def drive(self) -> dict[str, Any] | None:
-        """The judge's result with counts and times; None when the node ends before the episode."""
+    def drive(self) -> tuple[dict[str, Any], dict[str, bytes]] | None:
+        """Result with counts and times, and pictures; None when the node ends before the episode."""
         simulation, node = self._simulation, self._node
         try:
             simulation.reset()
             node.publish_odometry(self._stamp_ns, simulation)
             self._pace_s = time.monotonic()
-            while not (self._judge.ended or simulation.finished):
+            while not (self._trial.judge.ended or simulation.finished):
                 if node.ending.is_set():
                     return None
                 self._step()
-            return self._result()
+            result = self._result()
+            return result, self._trial.pictures(result)
         finally:
             simulation.close()
 
@@ -182,45 +204,60 @@ class Episode:
 
     def _step(self) -> None:
         node, simulation = self._node, self._simulation
-        node.link.expect(self._stamp_ns)
-        node.publish_camera(self._stamp_ns, simulation)
-        answer, trajectory = node.link.wait(node.settings["answer_timeout_s"])
-        self._count(answer)
-        for _ in range(round(PERIOD_S / STEP_S)):
-            simulation.advance(self._leading(trajectory), STEP_S)
-            self._judge.watch(simulation.truth())
+        if self._sense():
+            self._answer()
+        for _ in range(node.steps):
+            simulation.advance(self._trajectory, STEP_S)
+            self._trial.stepped()
             node.publish_odometry(self._stamp_ns, simulation)
         if node.settings["real_time"]:
-            self._pace_s = max(self._pace_s + PERIOD_S, time.monotonic() - PERIOD_S)
+            period_s = node.steps * STEP_S
+            self._pace_s = max(self._pace_s + period_s, time.monotonic() - period_s)
             node.ending.wait(max(0.0, self._pace_s - time.monotonic()))
 
-    def _count(self, answer: Answer) -> None:
-        if answer is Answer.PLAN:
-            self._plans += 1
+    def _sense(self) -> bool:
+        """Publish what the cameras deliver; True when the first one, whose frames ask for plans, has a new one."""
+        node, simulation = self._node, self._simulation
+        node.publish_command(simulation)
+        arriving = {camera: simulation.exposures(camera) for camera in node.settings["cameras"]}
+        newest_ns = max((stamp for stamp, _ in arriving[node.settings["cameras"][0]]), default=-1)
+        asks = newest_ns > self._anchor_ns
+        if asks:
+            self._anchor_ns = newest_ns
+            node.link.expect(self._offset_ns + newest_ns)
+        # the camera that asks comes last: the others' frames are there when its plan begins
+        for camera, frames in reversed(arriving.items()):
+            for stamp_ns, jpeg in frames:
+                node.publish_frame(camera, self._offset_ns + stamp_ns, jpeg)
+        return asks
+
+    def _answer(self) -> None:
+        """Follow the new plan. Without one the car follows the last, until its end, as in one process; at first the expert drives."""
+        answer, planned = self._node.link.wait(self._node.settings["answer_timeout_s"])
+        if planned is not None:
             if self._began_s is None:
                 self._began_s, self._began_ns = time.monotonic(), self._simulation.stamp_ns
-        elif self._plans:  # before the first plan the planner only lacks history
+            self._plans += 1
+            self._engine_hash = planned.plan.engine_hash
+            self._trial.planned(dataclasses.replace(planned.plan, t0_ns=planned.plan.t0_ns - self._offset_ns), planned.took_ms)
+            self._trajectory = dataclasses.replace(planned.trajectory, stamp_ns=planned.trajectory.stamp_ns - self._offset_ns)
+        elif answer is Answer.REJECTED:
+            self._trial.refused()
+        elif not self._plans:
+            self._trajectory = self._simulation.expert.plan().trajectory if self._simulation.time_s < WARM_UP_S else None
+        else:
             self._missed += answer is Answer.NONE
-            self._rejected += answer is Answer.REJECTED
-
-    def _leading(self, trajectory: Trajectory | None) -> Trajectory | None:
-        """What the car follows: the planner's newest trajectory; until there is one the expert's, for the length of the warm-up."""
-        if trajectory is not None:
-            return dataclasses.replace(trajectory, stamp_ns=trajectory.stamp_ns - self._offset_ns)
-        return self._simulation.expert.plan().trajectory if self._simulation.time_s < WARM_UP_S else None
 
     def _result(self) -> dict[str, Any]:
         wall_s = time.monotonic() - self._began_s if self._began_s is not None else 0.0
         driven_s = (self._simulation.stamp_ns - self._began_ns) / NS_PER_S if self._began_s is not None else 0.0
         return {
-            **self._judge.result(),
-            "plans": self._plans,
+            **self._trial.result(),
+            "engine_hash": self._engine_hash,
             "missed": self._missed,
-            "rejected": self._rejected,
             "wall_s": round(wall_s, 3),
             "driven_s": round(driven_s, 3),
             "real_time_factor": round(driven_s / wall_s, 4) if wall_s else 0.0,
             "first_stamp_ns": self._offset_ns,
             "last_stamp_ns": self._stamp_ns,
-            "state_hash": self._simulation.state_hash,
         }

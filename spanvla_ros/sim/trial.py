@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import shapely
 
-from spanvla_ros.contracts import InputError, Plan
+from spanvla_ros.contracts import InputError, Observation, Plan
 from spanvla_ros.evaluation import birdview, sketch
 from spanvla_ros.evaluation.benchmark import latency
 from spanvla_ros.evaluation.driving import Judge
@@ -56,11 +56,11 @@ class _Made:
 class Trial:
     """Simulation and judge of one scenario. Call `begin` after the reset, `stepped` after every 0.05 s, `planned` for every plan."""
 
-    def __init__(self, scenario: Scenario, *, render: bool, black: bool = False, watches: bool = True):
-        """watches: the planner asks for the pictures, else they are taken here for the clips alone."""
+    def __init__(self, scenario: Scenario, *, render: bool, black: bool = False, watches: bool = True, time_limit_s: float = np.inf):
+        """watches: the planner asks for the pictures, else they are taken here for the clips alone; time_limit_s: below the scenario's own."""
         self.simulation = _Filmed(scenario, render=render, black=black)
-        self.judge = Judge(scenario.family, scenario.seed, scenario.time_limit_s)
-        self._takes = render and not black and not watches
+        self.judge = Judge(scenario.family, scenario.seed, min(scenario.time_limit_s, time_limit_s))
+        self._takes, self._shows = render and not black and not watches, not black
         self._frames: list[frames.Frame] = []
         self._snapshots: list[Snapshot] = []
         self._made: list[_Made] = []
@@ -78,8 +78,8 @@ class Trial:
         if simulation.stamp_ns % _SNAPSHOT_NS == 0:
             self._snapshots.append(self._snapshot(truth))
 
-    def planned(self, plan: Plan, took_ms: float) -> bool:
-        """Take note of a plan made for the newest frame; False for one that no car can drive, as the planner node refuses it."""
+    def planned(self, plan: Plan, took_ms: float) -> None:
+        """Take note of a plan that is followed; it was made for the newest frame or, with late pictures, for one before."""
         self._plans += 1
         self._times_ms.append(took_ms)
         self._plan = plan
@@ -87,12 +87,9 @@ class Trial:
         if known and self._frames and plan.t0_ns % _SCORED_NS == 0 and self._frames[-1].stamp_ns >= plan.t0_ns:
             index = len(self._frames) - 1 - (self._frames[-1].stamp_ns - plan.t0_ns) // _FRAME_NS
             self._made.append(_Made(index=index, waypoints_base=plan.waypoints_base[:WAYPOINTS]))
-        good = not violations(densify(plan), _LIMITS)
-        self._refused += not good
-        return good
 
     def refused(self) -> None:
-        """The planner had no plan to give."""
+        """Take note of a picture without a plan, or with one that no car can drive."""
         self._refused += 1
 
     def result(self) -> dict[str, Any]:
@@ -135,10 +132,10 @@ class Trial:
                 for a in simulation.actors
                 if abs(a.x - ego.x) < _SHOWN_M and abs(a.y - ego.y) < _SHOWN_M
             ),
-            plan=np.empty((0, 2)) if plan is None else to_global(plan.pose_odom, plan.waypoints_base)[:, :2],
+            plan=np.empty((0, 3)) if plan is None else to_global(plan.pose_odom, plan.waypoints_base),
             stop=simulation.route.path.pose(stop.s) if stop is not None and stop.signal is not None else None,
             lamp=truth.lamp,
-            jpeg=simulation.film,
+            jpeg=simulation.film if self._shows else None,
             text=plan.reasoning if plan is not None else "",
         )
 
@@ -177,16 +174,25 @@ def drive(
         observation = source.reset()
         planner.watch(simulation)
         while observation is not None and trial.judge.ended is None:
-            began = time.perf_counter()
-            try:
-                plan = planner.plan(observation)
-                good = trial.planned(plan, 1e3 * (time.perf_counter() - began))
-            except InputError:
-                plan, good = None, False
+            plan, took_ms = _drivable(planner, observation)
+            if plan is None:
                 trial.refused()
-            observation = source.step(plan if good else None)
+            else:
+                trial.planned(plan, took_ms)
+            observation = source.step(plan)
         result = trial.result()
         result["wall_s"] = round(time.perf_counter() - began_s, 2)
         return result, trial.pictures(result)
     finally:
         simulation.close()
+
+
+def _drivable(planner: DrivingPlanner, observation: Observation) -> tuple[Plan | None, float]:
+    """The plan and the milliseconds that it took; None where the planner node would refuse it: the car follows the last one."""
+    began = time.perf_counter()
+    try:
+        plan = planner.plan(observation)
+    except InputError:
+        return None, 0.0
+    took_ms = 1e3 * (time.perf_counter() - began)
+    return None if violations(densify(plan), _LIMITS) else plan, took_ms
