@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterator
 
 import numpy as np
+import shapely.ops
 from shapely.geometry import LineString, Point
 
 from spanvla_ros.sim.cast import Phase, Role, Track
@@ -160,8 +161,8 @@ class Casting:
         lane, connector = options[int(self._rng.integers(len(options)))]
         before = self._upstream(lane)
         line = world.path([*before, connector, *self._downstream(connector)])
-        crossing = mine.intersection(LineString(line.xy))
-        point = np.array(crossing.representative_point().coords[0])
+        # the smoothed path may just miss what the connectors' centre lines touch
+        point = np.array(shapely.ops.nearest_points(mine, LineString(line.xy))[0].coords[0])
         track = Track(xy=line.xy, yaw=line.yaw)
         s, _ = track.project(*point)
         meet_s, _ = path.project_points(point[None], stop.s, stop.exit_s)

@@ -16,7 +16,7 @@ from spanvla_ros.sim.signals import Signals
 
 _NEAR_M = 30.0
 _TRAFFIC_M = 50.0
-_MOVING_MPS = 0.5
+_OUR_WAY = 0.7  # cosine of the angle between another's heading and the route's
 _KINDS = {"pedestrian": "pedestrian", "cone": "static", "barrier": "static"}
 
 
@@ -46,11 +46,7 @@ class Witness:
         on_axis = route.path.pose(route_s)[:2]
         stop = route.path.next_stop(route_s)
         lanes = self._wide if abs(route_s - scenario.feature_s) < scenario.passes_m else self._lanes
-        speeds = [
-            actor.speed_mps
-            for actor in actors
-            if actor.pdm_type == "VEHICLE" and actor.speed_mps > _MOVING_MPS and np.hypot(actor.x - ego.x, actor.y - ego.y) < _TRAFFIC_M
-        ]
+        speeds = [actor.speed_mps for actor in actors if self._goes_our_way(actor, ego, route_s)]
         return Truth(
             time_s=time_s,
             pose=ego.pose,
@@ -76,3 +72,12 @@ class Witness:
             held_s=held_s,
             goal=scenario.goal,
         )
+
+    def _goes_our_way(self, actor: Actor, ego: EgoState, route_s: float) -> bool:
+        """A vehicle near by on the lanes of our direction."""
+        if actor.pdm_type != "VEHICLE" or np.hypot(actor.x - ego.x, actor.y - ego.y) > _TRAFFIC_M:
+            return False
+        if not shapely.contains_xy(self._lanes, actor.x, actor.y):
+            return False
+        s, _, _ = self._route.path.project(np.array([actor.x, actor.y, actor.yaw]), route_s, _TRAFFIC_M)
+        return float(np.cos(actor.yaw - self._route.path.pose(s)[2])) > _OUR_WAY
