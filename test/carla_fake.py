@@ -22,7 +22,16 @@ ORIGIN_Z_M = 0.02
 CURVE = ((0.0, 1.0), (20.0, 0.9), (60.0, 0.8), (120.0, 0.7))
 # (length, width, height) and how far the middle of the box lies ahead of the origin
 EGO_BOX = (5.31, 2.0, 1.95, 0.03)
-BOX = (4.6, 1.9, 1.5, 0.0)
+BOXES = {
+    "vehicle.*": (4.6, 1.9, 1.5, 0.0),
+    "vehicle.carlamotors.carlacola": (5.2, 2.4, 2.5, 0.0),
+    "vehicle.mitsubishi.fusorosa": (10.3, 2.8, 3.3, 0.0),
+    "vehicle.bh.crossbike": (1.5, 0.9, 1.1, 0.0),
+    "walker.*": (0.4, 0.4, 1.9, 0.0),
+    "static.prop.trafficcone01": (0.4, 0.4, 0.8, 0.0),
+    "static.prop.streetbarrier": (1.2, 0.4, 1.1, 0.0),
+    "*": (0.1, 0.1, 0.1, 0.0),
+}
 
 
 @dataclass
@@ -109,6 +118,11 @@ def draw(pixels: np.ndarray, depth: np.ndarray, width: int, height: int) -> np.n
         if 2 <= u < width - 2 and 2 <= v < height - 2:
             rgb[v - 2 : v + 3, u - 2 : u + 3] = (230, 60, 20)
     return rgb
+
+
+def box(name: str) -> tuple[float, float, float, float]:
+    """Size of a model: its own, else that of its kind."""
+    return BOXES.get(name) or next(size for pattern, size in BOXES.items() if fnmatch.fnmatch(name, pattern))
 
 
 class Blueprint:
@@ -238,7 +252,7 @@ class Vehicle(Actor):
 
 class Light(Actor):
     def __init__(self, world: World, name: str):
-        super().__init__(world, Blueprint("traffic.traffic_light"), world.carla.Transform(), BOX)
+        super().__init__(world, Blueprint("traffic.traffic_light"), world.carla.Transform(), box("traffic"))
         self.name, self.colour = name, world.carla.TrafficLightState.Red
 
     def get_opendrive_id(self) -> str:
@@ -320,7 +334,7 @@ class World:
 
     def spawn_actor(self, blueprint: Blueprint, transform, attach_to=None) -> Actor:
         kind = {"vehicle": Vehicle, "sensor": Camera}.get(blueprint.id.split(".")[0], Actor)
-        actor = kind(self, blueprint, transform, EGO_BOX if blueprint.attributes.get("role_name") == "hero" else BOX)
+        actor = kind(self, blueprint, transform, EGO_BOX if blueprint.attributes.get("role_name") == "hero" else box(blueprint.id))
         actor.parent = attach_to
         return self._enter(actor)
 

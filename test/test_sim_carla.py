@@ -13,7 +13,9 @@ from spanvla_ros.contracts import VEHICLE, ConfigError, SpanVLAError
 from spanvla_ros.evaluation.driving import Judge
 from spanvla_ros.planning import preprocess, prompt, tokenizer
 from spanvla_ros.sim import carla as carla_room
+from spanvla_ros.sim import carla_stage
 from spanvla_ros.sim import scenario as scenarios
+from spanvla_ros.sim.actor import SIZES
 from spanvla_ros.sim.camera import CAMERAS, FRONT
 from spanvla_ros.sim.carla_frame import Body, Pedals, pose, transform
 from spanvla_ros.sim.ego import EgoState
@@ -308,6 +310,12 @@ def test_a_world_without_our_lights_is_refused(monkeypatch):
     client.generate_opendrive_world = lambda xodr, shape: generate("<OpenDRIVE/>", shape)
     with pytest.raises(SpanVLAError, match="has no light 'light."):
         carla_room.CarlaSource(TYPES["simple"], client, scenario, demo_spec())
+
+
+def test_every_kind_of_actor_has_a_model():
+    assert set(carla_stage._MODELS) == set(SIZES)
+    library = carla_fake.Library(carla_fake.World.NAMES)
+    assert all(any(library.filter(name) for name in models) for models in carla_stage._MODELS.values())
 
 
 def test_the_front_camera_is_asked_for_in_its_size(drives):
