@@ -136,11 +136,20 @@ def test_nothing_after_a_contact_and_no_example_that_ends_in_one(monkeypatch):
     log = SimpleNamespace(frames=[SimpleNamespace(stamp_ns=k * 100_000_000, ego=np.array([8.0 * k, 0, 0, 8.0])) for k in range(200)], instants=instants)
     monkeypatch.setattr(labels.frames_of, "driven", lambda *_: np.zeros((50, 3)))
     monkeypatch.setattr(labels, "_clearly_worse", lambda *_: True)
+    monkeypatch.setattr(labels, "_as_meant", lambda *_: True)
     monkeypatch.setattr(labels.frames_of, "touching", lambda frame: ("car",) if frame.stamp_ns >= 10_000_000_000 else ())
     assert [c.instant.index for c in labels.choose(log, None, None, None)] == [15, 25, 35, 45]
     lapse = SimpleNamespace(start_s=8.0, end_s=12.0)
     chosen = labels.choose(log, lapse, None, None)
     assert {(c.label, c.instant.index) for c in chosen} == {("pos", 15), ("pos", 25), ("neg", 75), ("neg", 85), ("neg", 95)}
+
+
+def test_what_the_world_changed_is_no_example_of_the_plan():
+    frames = [SimpleNamespace(stamp_ns=k * 100_000_000, ego=np.array([0.8 * k, 0.0, 0.0, 8.0])) for k in range(60)]
+    for pace, wanted in ((4.0, True), (3.5, True), (1.0, False)):
+        plan = np.column_stack([pace * np.arange(1, 11), np.zeros(10), np.zeros(10)])
+        instant = SimpleNamespace(index=0, decision=SimpleNamespace(waypoints_base=plan))
+        assert labels._as_meant(SimpleNamespace(frames=frames), instant) == wanted
 
 
 def test_where_nothing_happens_fewer_moments_are_kept():

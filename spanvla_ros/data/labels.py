@@ -28,6 +28,7 @@ _EARLY_S = 0.5  # a negative may begin this long before the lapse
 _FRESH_S = 2.5  # a recovery begins at most this long after the take-over
 _SETTLED_S = 5.0  # after this, it is ordinary driving again
 _WORSE = 0.12  # EPDMS that a negative loses at least against what the expert would have done
+_AGREES_M = 3.0  # what is to be imitated is driven as the expert meant it, on average over 5 s; else its text is another story's
 _FAULTS = ("nc", "dac", "ddc", "tlc", "ttc")
 
 
@@ -56,10 +57,12 @@ def choose(log: Log, lapse: Lapse | None, chart: Chart, guide: Guide) -> list[Ch
         last = instant.index + FUTURE_FRAMES
         if label and last < len(log.frames) and (instant.index if label == "neg" else last) < contact:
             found[label].append(instant)
+    bad = [i for i in found["neg"] if _clearly_worse(log, i, chart, guide)]
     kept = {
-        "pos": _thinned(log, found["pos"]),
-        "neg": [i for i in found["neg"] if _clearly_worse(log, i, chart, guide)],
-        "rec": [i for i in found["rec"] if _ends_well(log, i, chart, guide)],
+        "pos": [i for i in _thinned(log, found["pos"]) if _as_meant(log, i)],
+        "neg": bad,
+        # a lapse that did no harm leaves nothing to recover from
+        "rec": [i for i in found["rec"] if _as_meant(log, i) and _ends_well(log, i, chart, guide)] if bad else [],
     }
     chosen = [(i, label) for label, instants in kept.items() for i in _spread(instants, MOST.get(label))]
     return [_choice(log, instant, label) for instant, label in sorted(chosen, key=lambda pair: pair[0].index)]
@@ -84,6 +87,12 @@ def _thinned(log: Log, instants: Sequence[Instant]) -> list[Instant]:
         if apart >= SPACING["pos"] * (_STANDING if same else 1):
             kept.append(instant)
     return kept
+
+
+def _as_meant(log: Log, instant: Instant) -> bool:
+    """Whether the world let the expert drive what it planned at this moment."""
+    driven = frames_of.driven(log.frames, instant.index, 0.5, 10)
+    return float(np.hypot(*(driven - instant.decision.waypoints_base)[:, :2].T).mean()) < _AGREES_M
 
 
 def _clearly_worse(log: Log, instant: Instant, chart: Chart, guide: Guide) -> bool:
