@@ -85,6 +85,9 @@ def _blocks(corridor, forecast: Forecast, rows: np.ndarray, steps: int, sweep: S
         [forecast.xy[rows, :steps, 0, None] + np.cos(yaw)[..., None] * axis, forecast.xy[rows, :steps, 1, None] + np.sin(yaw)[..., None] * axis],
         axis=-1,
     )
+    if steps > 1:
+        # what is only foreseen to be close will most likely keep clear
+        clear = np.maximum(clear - np.clip(0.2 * (TIMES_S - 1.0), 0.0, 0.5)[None, :, None], np.minimum(clear, -0.15))
     s, d = corridor.frenet(points.reshape(-1, 2), from_s, to_s)
     s, d = s.reshape(points.shape[:3]), d.reshape(points.shape[:3])
     relative = yaw - corridor.yaw_at(s[..., 2])

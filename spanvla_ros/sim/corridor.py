@@ -38,6 +38,11 @@ class Line:
     slope: list[float]
     bend: list[float]
 
+    @property
+    def flat(self) -> bool:
+        """The lane's centre line itself."""
+        return len(self.offset) == 1
+
     def at(self, s: float) -> tuple[float, float, float]:
         i = min(max(round(s / SPACING_M) - self.first, 0), len(self.offset) - 1)
         return self.offset[i], self.slope[i], self.bend[i]
@@ -140,16 +145,18 @@ class Corridor:
         """Curvature [1/m] that follows the line and lets offset and heading error die out, critically damped, over `reach` metres."""
         look = s + 0.15 * speed + 0.6
         ahead = self.curvature[min(int(look / SPACING_M), self.last)]
-        offset, slope, _ = line.at(s)
-        bend = line.at(look)[2]
-        base = ahead / max(1.0 - ahead * offset, 0.4) + bend
-        error = lateral - offset
+        if len(line.offset) == 1:
+            base, error, slope = ahead, lateral, 0.0
+        else:
+            offset, slope, _ = line.at(s)
+            base = ahead / max(1.0 - ahead * offset, 0.4) + line.at(look)[2]
+            error = lateral - offset
         # a car that pulls out from standing behind something turns as tightly as it can
-        least = 2.4 if speed < 3.0 and abs(error) > 0.6 else 4.5
+        least = 2.4 if speed < 3.0 and abs(error) > 0.25 else 4.5
         reach = max(least, 0.85 * speed, speed * math.sqrt(abs(error) / 2.0))
         curvature = base - error / reach**2 - 2.0 * math.sin(heading - math.atan(slope)) / reach
         most = max(4.0 / max(speed, 1.0) ** 2, abs(base) + 0.02)
-        return min(max(curvature, -most), most)
+        return most if curvature > most else -most if curvature < -most else curvature
 
     def steer(self, s: float, lateral: float, heading: float, speed: float, line: Line) -> float:
         """Steering angle [rad] of `bend_command`."""
@@ -161,9 +168,14 @@ class Corridor:
         turn = math.tan(steer) / VEHICLE.wheel_base_m
         rate = MAX_STEER_RATE_RPS / VEHICLE.wheel_base_m * _DRIFT_STEP_M / pace
         rows = []
-        for _ in range(int(reach_m / _DRIFT_STEP_M)):
+        end = s + reach_m
+        while s < end:
             bend = self.curvature[min(int(s / SPACING_M), self.last)]
             rows.append((s, lateral, heading, bend))
+            if line.flat and abs(lateral) < 0.06 and abs(heading) < 0.012 and abs(turn - bend) < 0.005:
+                # on the line for good; bends still swing the bumper outwards
+                rows += [(at, 0.0, 0.0, self.curvature[min(int(at / SPACING_M), self.last)]) for at in np.arange(s + 2.0, end, 2.0)]
+                break
             wanted = min(max(self.bend_command(s, lateral, heading, pace, line), -_MOST_BEND), _MOST_BEND)
             turn += min(max(wanted - turn, -rate), rate)
             middle = heading + 0.5 * (turn - bend) * _DRIFT_STEP_M
@@ -173,4 +185,5 @@ class Corridor:
         at, rear, angle, bends = np.array(rows).T
         # the front bumper runs ahead of the rear axle, and to the outside of a bend
         front = rear + _OVERHANG_M * np.sin(angle) - 0.5 * bends * _OVERHANG_M**2
-        return Sweep(rear_s=at, rear_m=rear, front_s=at + _OVERHANG_M, front_m=front)
+        # its outer corner is further ahead where the car stands askew
+        return Sweep(rear_s=at, rear_m=rear, front_s=at + VEHICLE.front_m + HALF_WIDTH_M * np.abs(np.sin(angle)), front_m=front)

@@ -24,6 +24,7 @@ _BLOCKED_GAP_M = 4.5
 _WAIT_GAP_M = 8.0
 _QUEUE_M = 45.0
 _OCCLUDED_MPS = 6.0
+_SWING_MPS = 2.0
 _AWAY_M = 1.3  # further off than this the car changes lanes to get home
 _BEHIND_M = 40.0
 
@@ -63,13 +64,21 @@ class Planner:
         passings = clusters(corridor, found, style.clearance_share)
         cautions = self._caution(found, s)
         caps = [cap for cap, _ in cautions] + [p.cap() for p in passings if p.use < Use.NOTHING_HELPS]
+        # close behind it the car swings out at walking pace
+        caps += [
+            Cap(start_s=s, end_s=p.start_s + 1.0, speed_mps=_SWING_MPS)
+            for p in passings
+            if -1.0 < p.start_s - s < 12.0 and abs(u - p.offset) > 0.4 and p.use in (Use.OWN_DIRECTION, Use.ONCOMING)
+        ]
         shifts, halts = [], []
+        covered = False
         open_questions: list[Passing] = []
         carried: list[Passing] = []
         for passing in passings:
             shift = passing.shift(corridor.side, speed)
             if shift.end_s + shift.ramp_m < s:
                 continue
+            covered |= shift.start_s - shift.ramp_m - 2.0 < s < shift.end_s + shift.ramp_m and passing.offset * u > 0
             if passing.use is Use.NOTHING_HELPS:
                 # its own box is a lead already; this stop is further away and certain
                 halts.append((Halt(s=passing.start_s - _BLOCKED_GAP_M), Cause(topic="blocked", s=passing.start_s, actor=passing.main.actor)))
@@ -79,7 +88,7 @@ class Planner:
             else:
                 open_questions.append(passing)
         certain = Manoeuvre(shifts=shifts, halts=halts, caps=caps, passings=tuple(carried), cautions=tuple(cautions))
-        result = [] if halts else self._lane_changes(certain, around, s, u, speed, cruise, lines)
+        result = [] if halts else self._lane_changes(certain, around, s, u, speed, cruise, lines, home=abs(u) > _AWAY_M and not covered)
         if open_questions:
             waiting = [
                 (Halt(s=p.start_s - _WAIT_GAP_M), Cause(topic="wait_to_pass", s=p.start_s, actor=p.main.actor)) for p in open_questions
@@ -106,22 +115,23 @@ class Planner:
             foreign=(foreign[0].start_s, foreign[-1].end_s) if foreign else None,
         )
 
-    def _lane_changes(self, base: Manoeuvre, around: list[Traveller], s: float, u: float, speed: float, cruise: float, lines) -> list[Manoeuvre]:
-        """Overtaking somebody slow; or the way back from another lane, with staying there while somebody is beside."""
+    def _lane_changes(
+        self, base: Manoeuvre, around: list[Traveller], s: float, u: float, speed: float, cruise: float, lines: Sequence[StopLine], home: bool
+    ) -> list[Manoeuvre]:
+        """Overtaking somebody slow; or, if `home` is wanted, the way back from another lane, with staying there while somebody is beside."""
         corridor = self._corridor
         junction = next((stop.s for stop in lines if stop.s > s), math.inf)
         found = overtake(corridor, around, s, u, speed, cruise, junction - s - 15.0)
         result = []
         if found is not None:
             result.append(replace(base, shifts=[*base.shifts, found[0]], overtakes=found[1], changes=True))
-        away = abs(u) > _AWAY_M and not any(shift.start_s - shift.ramp_m < s < shift.end_s + shift.ramp_m for shift in base.shifts)
-        if away:
+        if home:
             half, inner, outer, _ = corridor.room(s, s + 10.0)
-            home = replace(base, shifts=[*base.shifts, back(corridor, s, u, speed)], changes=True)
-            result.append(home)
+            homeward = replace(base, shifts=[*base.shifts, back(corridor, s, u, speed)], changes=True)
+            result.append(homeward)
             if (inner if u > 0 else outer) > 2 * half:
                 result.append(replace(base, shifts=[*base.shifts, stay(corridor, s, u)]))
-            result.append(replace(home, changes=False))
+            result.append(replace(homeward, changes=False))
         return result
 
     def _is_obstacle(self, obstacle: Obstacle, s: float, u: float, lines: Sequence[StopLine], parked: frozenset[str]) -> bool:

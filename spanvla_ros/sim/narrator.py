@@ -149,7 +149,7 @@ class Narrator:
                 actor = passing.main.actor
                 point = _Point(
                     topic=topic, weight=2.2 if topic != "nudge" else 1.6, distance_m=max(passing.start_s - scene.front_s, 0.0), actor=actor,
-                    side=_side(scene, actor), way=_word(passing.offset * corridor.side),
+                    side=_word(passing.main.middle * corridor.side), way=_word(passing.offset * corridor.side),
                 )  # fmt: skip
                 return lateral, [point]
         blend = self._blend(scene)

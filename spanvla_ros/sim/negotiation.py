@@ -19,6 +19,7 @@ from spanvla_ros.sim.style import Style
 _ROUNDS = 5
 _LEAD_BRAKES_MPS2, _LEAD_BRAKES_S = 2.0, 1.2
 _SOON_S = 1.2
+_SWING_GAP_M, _QUEUE_M = 4.0, 45.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +133,9 @@ class Negotiator:
             return
         rear, pace = _braking(block, block.low)
         topic = "stopped" if actor.speed_mps < 0.5 else "oncoming" if block.against else "lead"
-        extra = 3.0 if actor.is_static or actor.speed_mps < 0.3 else 0.0
+        # behind what may stay for good there has to be room to swing out, in a queue at a line there hasn't
+        queue = any(block.low[0] < stop.s < block.low[0] + _QUEUE_M for stop in rules.lines)
+        extra = _SWING_GAP_M if actor.is_static or (actor.speed_mps < 0.3 and not queue) else 0.0
         lead = Lead(rear_s=rear.tolist(), speed_mps=pace, extra_m=extra)
         leads.append((lead, Cause(topic=topic, s=float(block.low[0]), actor=actor)))
 

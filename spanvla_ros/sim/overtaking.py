@@ -11,7 +11,7 @@ from spanvla_ros.contracts import VEHICLE
 from spanvla_ros.sim.actor import Actor
 from spanvla_ros.sim.corridor import Corridor, Shift
 
-_SLOW_SHARE = 0.55
+_SLOW_SHARE = 0.6
 _LOOK_M = 55.0
 _BEHIND_M = 7.0
 _FIRST_SHARE = 0.15

@@ -120,7 +120,10 @@ def roll(
             first = (lead, halt, limit)
         wanted = max(free - max(lead, halt), -_HARDEST)
         fall = _JERK_DOWN if wanted > -2.4 else _JERK_URGENT if wanted > -3.6 else _JERK_EMERGENCY
-        command = min(max(wanted, command - fall * STEP_S), command + (_JERK_URGENT if command < -2.4 else _JERK_UP) * STEP_S)
+        rise = _JERK_URGENT if command < -2.4 else _JERK_UP
+        # under a steady jerk the command is one lag ahead of what the car does
+        lasting = STEP_S if k else STEP_S + ACCELERATION_LAG_S
+        command = min(max(wanted, command - fall * lasting), command + rise * lasting)
         commands.append(command)
         actual += (max(command, -MAX_BRAKING_MPS2) - actual) * _LAG
         after = speed + actual * STEP_S
