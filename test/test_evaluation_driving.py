@@ -141,6 +141,13 @@ def test_distance_off_the_lanes_lowers_the_score_once():
     assert entry["type"] == "outside_route_lanes" and entry["length_m"] == pytest.approx(20.0, abs=1.1)
 
 
+def test_a_start_off_the_lanes_is_no_fault_of_the_driver():
+    back = along(off_lane=lambda k: k < 20 or 60 <= k < 70, off_road=lambda k: k < 5)
+    assert [(e["type"], e["time_s"]) for e in back["infractions"]] == [("outside_route_lanes", 6.0)] and back["outside_share"] == pytest.approx(0.1, abs=0.015)
+    stays = along(off_lane=True)
+    assert stays["infractions"][0]["time_s"] == 5.0 and stays["outside_share"] == pytest.approx(0.5, abs=0.02)
+
+
 def test_ends():
     assert drive(instant(0, 0), instant(1, 1, off_route_m=31.0))["ended"] == "route_deviation"
     still = drive(*(instant(k * 1.0, 5.0, speed_mps=0.0) for k in range(70)))

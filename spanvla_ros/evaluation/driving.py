@@ -29,6 +29,7 @@ BLOCKED_S = 60.0  # as in Bench2Drive; the Leaderboard waits 180 s
 HELD_S = 3.0  # this long in place where the scenario wants a standstill is its whole route
 STANDING_MPS = 0.1
 STOP_ZONE_M = 4.0  # a stop sign is obeyed by a standstill with the bumper this close before the line
+EXCUSED_S = 5.0
 # two touches of one thing within this time are one collision
 _SAME_COLLISION_S = 3.0
 # a line whose approach nobody saw, because another junction hid it, was crossed at most this long ago
@@ -88,7 +89,8 @@ class Judge:
 
     The share q of the driven distance with a corner beyond the kerb (off_road) or the centre off the lanes
     (outside_route_lanes) is the Leaderboard's (1 - q) factor. route_deviation, blocked and scenario_timeout end the episode;
-    here a route holds one scenario, so the time limit of both is the same.
+    here a route holds one scenario, so the time limit of both is the same. A drive that the scenario lets begin off the lanes
+    has 5 s to come back.
     """
 
     def __init__(self, family: str, seed: int, time_limit_s: float):
@@ -96,6 +98,7 @@ class Judge:
         self._last: Truth | None = None
         self._best_m = self._driven_m = self._outside_m = 0.0
         self._still_since_s = 0.0
+        self._excused = True  # outside since the first instant
         self._touches: dict[str, float] = {}
         self._open: dict[str, dict[str, Any]] = {}
         self._lines: dict[str, float] = {}  # stop line -> front_to_line_m when it was last seen
@@ -113,13 +116,15 @@ class Judge:
         self._last = now
         moved = float(np.hypot(*(now.pose - before.pose)[:2]))
         self._driven_m += moved
-        self._outside_m += moved if now.off_lane or now.off_road else 0.0
+        self._excused = self._excused and (now.off_lane or now.off_road) and now.time_s < EXCUSED_S
+        off_road, off_lane = (now.off_road, now.off_lane) if not self._excused else (False, False)
+        self._outside_m += moved if off_lane or off_road else 0.0
         self._best_m = max(self._best_m, now.route_m)
         self._pace.watch(now)
         self._motion.watch(now)
         self._approach.watch(now)
-        self._stretch("off_road", now.off_road, now, moved)
-        self._stretch("outside_route_lanes", now.off_lane, now, moved)
+        self._stretch("off_road", off_road, now, moved)
+        self._stretch("outside_route_lanes", off_lane, now, moved)
         self._collisions(now)
         self._stop_line(now, first=before is now)
         self._end(now)

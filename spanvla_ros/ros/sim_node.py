@@ -179,7 +179,6 @@ class Episode:
         self._trajectory: Trajectory | None = None
         self._anchor_ns = -1
         self._plans = self._missed = 0
-        self._engine_hash = ""
         self._began_s: float | None = None  # wall time of the first plan
 
     def drive(self) -> tuple[dict[str, Any], dict[str, bytes]] | None:
@@ -238,7 +237,6 @@ class Episode:
             if self._began_s is None:
                 self._began_s, self._began_ns = time.monotonic(), self._simulation.stamp_ns
             self._plans += 1
-            self._engine_hash = planned.plan.engine_hash
             self._trial.planned(dataclasses.replace(planned.plan, t0_ns=planned.plan.t0_ns - self._offset_ns), planned.took_ms)
             self._trajectory = dataclasses.replace(planned.trajectory, stamp_ns=planned.trajectory.stamp_ns - self._offset_ns)
         elif answer is Answer.REJECTED:
@@ -253,7 +251,6 @@ class Episode:
         driven_s = (self._simulation.stamp_ns - self._began_ns) / NS_PER_S if self._began_s is not None else 0.0
         return {
             **self._trial.result(),
-            "engine_hash": self._engine_hash,
             "missed": self._missed,
             "wall_s": round(wall_s, 3),
             "driven_s": round(driven_s, 3),

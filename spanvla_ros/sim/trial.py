@@ -99,6 +99,7 @@ class Trial:
             **self.judge.result(),
             "map_id": scenario.map_id,
             "variant": scenario.variant,
+            "engine_hash": self._plan.engine_hash if self._plan is not None else "",
             "plans": self._plans,
             "refused": self._refused,
             "pdm": self._pdm(),
