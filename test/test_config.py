@@ -77,9 +77,11 @@ def test_bad_files(tmp_path):
 
 def test_shipped_training_configurations_load():
     pytest.importorskip("torch")
+    from spanvla_ros.training.ego import EgoConfig
     from spanvla_ros.training.expert import ExpertConfig
     from spanvla_ros.training.vlm import VlmConfig
 
+    kinds = {"vlm": VlmConfig, "expert": ExpertConfig, "mlp": EgoConfig}
     folder = Path(__file__).resolve().parents[1] / "config/train"
     for path in folder.glob("*.yaml"):
-        config.load(VlmConfig if path.stem.endswith("vlm") else ExpertConfig, path)
+        config.load(kinds[path.stem.split("_")[-1]], path)

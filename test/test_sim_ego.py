@@ -8,7 +8,6 @@ from spanvla_ros.geometry import constant_turn, to_local
 from spanvla_ros.sim import ego as bicycle
 from spanvla_ros.sim import tracker
 from spanvla_ros.sim.ego import STEP_S, EgoState
-from spanvla_ros.sim.signals import Signals
 
 STEP_NS = round(STEP_S * 1e9)
 
@@ -72,26 +71,3 @@ def test_tracker_brakes_past_the_end_and_without_a_plan():
     start = EgoState(x=0, y=0, yaw=0, speed_mps=5.0)
     assert follow(start, trajectory(np.full(11, 5.0)), 5.0)[-1].speed_mps == 0.0
     assert follow(start, None, 4.0)[-1].speed_mps == 0.0
-
-
-def test_signals_serve_one_arm_at_a_time_and_obey_holds():
-    signals = Signals(4, 40.0, 0, 0.0)
-    seen = []
-    for _ in range(int(45 / STEP_S)):
-        states = [signals.state(arm) for arm in range(4)]
-        assert sum(state != "red" for state in states) <= 1
-        if not seen or seen[-1] != states:
-            seen.append(states)
-        signals.step(STEP_S)
-    assert ["red", "red", "green", "red"] in seen and seen[:2] == [["green", "red", "red", "red"], ["yellow", "red", "red", "red"]]
-    signals.hold(1, "green")
-    for _ in range(int(30 / STEP_S)):
-        signals.step(STEP_S)
-    assert signals.state(1) == "green"
-    signals.hold(1, "red")
-    colours = []
-    for _ in range(int(60 / STEP_S)):
-        signals.step(STEP_S)
-        colours.append(signals.state(1))
-    assert colours[0] == "yellow" and set(colours[int(3.1 / STEP_S) :]) == {"red"}
-    assert signals.sumo_state((1, 1, -1)) == "rrr"

@@ -310,13 +310,14 @@ def test_cells_leave_out_what_a_house_hides(town, path):
         assert bool((marker.bits(FRONT, ego, 0.0, (car,), Lamps()) & cells.VEHICLE).any()) is visible
 
 
-@pytest.mark.parametrize("control", ["stop", "yield"])
-def test_signs_tell_who_has_to_give_way(town, control):
-    ring = road.load("ring-6000")
+@pytest.mark.parametrize(("control", "name"), [("stop", "left-6000"), ("yield", "ring-6000")])
+def test_signs_tell_who_has_to_give_way(control, name):
+    ring = road.load(name)
     lane = next(lane for lane in ring.lanes.values() if any(ring.lanes[way].control == control for way in lane.successors))
     x, y, yaw = scenery.beside(ring, lane, lane.length_m - 1.0)
     cos, sin = math.cos(yaw), math.sin(yaw)
-    ego = EgoState(x=x - 14.0 * cos - 2.6 * sin, y=y - 14.0 * sin + 2.6 * cos, yaw=yaw, speed_mps=5.0, steer_rad=0.0)
+    left = 2.6 * ring.side
+    ego = EgoState(x=x - 14.0 * cos - left * sin, y=y - 14.0 * sin + left * cos, yaw=yaw, speed_mps=5.0, steer_rad=0.0)
     picture = shown(Stage(ring, 6000), ego)
     u, v, _ = FRONT.project(ego.pose, np.array([(x, y, 2.25)]))
     size = int(0.8 * 0.55 * FRONT.focal_px / 12.5)
