@@ -22,11 +22,13 @@ class Block:
     """One possible future of an actor as seen from the corridor.
 
     low, high (T,): arc lengths of its ends at TIMES_S, inf / -inf while it is not in the corridor; first: index of the first
-    time it is; heading: cosine between it and the path then; pace_mps along the path; ways: connectors it will drive.
+    time it is; heading: cosine between it and the path then; pace_mps along the path; ways: connectors it will drive;
+    runs: it should have stopped before the junction and did not.
     """
 
     actor: Actor
     ways: tuple[str, ...]
+    runs: bool
     low: np.ndarray
     high: np.ndarray
     first: int
@@ -109,7 +111,14 @@ def _blocks(corridor, forecast: Forecast, rows: np.ndarray, steps: int, sweep: S
         heading = float(cosine[k, first])
         found.append(
             Block(
-                actor=actor, ways=forecast.ways[rows[k]], low=lows, high=highs, first=first, heading=heading, pace_mps=actor.speed_mps * heading
+                actor=actor,
+                ways=forecast.ways[rows[k]],
+                runs=forecast.runs[rows[k]],
+                low=lows,
+                high=highs,
+                first=first,
+                heading=heading,
+                pace_mps=actor.speed_mps * heading,
             )
         )
     return found

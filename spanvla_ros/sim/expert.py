@@ -72,6 +72,7 @@ class Expert:
         near = [a for a in actors if abs(a.x - ego.x) < _NEAR_M and abs(a.y - ego.y) < _NEAR_M]
         lines = [stop for stop in path.stops if stop.exit_s > s and stop.s < s + reach]
         gives_way = frozenset(name for stop in lines for name in self._road.lanes[stop.connector].yields_to)
+        blends = [blend for blend in corridor.blends if blend[1] > s and blend[0] < s + reach]
         around = travellers(corridor, near, s)
         followers = frozenset(t.actor.name for t in around if t.s < s and abs(t.u - lateral * corridor.side) < 1.6)
         forecast = self._forecaster.predict((ego.x, ego.y), near, signals, gives_way)
@@ -86,7 +87,7 @@ class Expert:
             blocks = find(corridor, forecast, sweep, s - 12.0, s + reach)
             rules = Rules(
                 s=s, lateral_m=lateral, speed_mps=ego.speed_mps, acceleration_mps2=ego.acceleration_mps2, error=error, lines=lines,
-                gives_way_to=gives_way, changes=choice.changes, foreign=choice.foreign,
+                gives_way_to=gives_way, blends=blends, changes=choice.changes, foreign=choice.foreign,
             )  # fmt: skip
             stops = [*halts, *choice.halts]
             return self._negotiator.settle(rules, blocks, stops, choice.caps, followers), rules, line
@@ -113,7 +114,7 @@ class Expert:
         fields, shown = self._fields(s, lateral, heading, bargain, lines, signals)
         scene = Scene(
             corridor=corridor, ego=ego, s=s, lateral_m=lateral, heading_rad=heading, causes=causes, deal=bargain, choice=choice, aborted=aborted,
-            lamp=shown, lines=lines, trajectory=trajectory, cruise_mps=cruise,
+            lamp=shown, lines=lines, trajectory=trajectory, stamp_ns=stamp_ns,
         )  # fmt: skip
         said = self._narrator.tell(scene)
         return Decision(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spanvla_ros.contracts import VEHICLE, Command, Trajectory
+from spanvla_ros.contracts import NS_PER_S, VEHICLE, Command, Trajectory
 from spanvla_ros.sim.actor import Actor
 from spanvla_ros.sim.avoidance import Use
 from spanvla_ros.sim.corridor import Corridor
@@ -22,6 +22,8 @@ from spanvla_ros.sim.wording import TOPICS
 _BUCKET_M = 5
 _MATTERS_MPS2 = 0.3
 _MOVES_M = 0.25
+_LINGER_NS = NS_PER_S
+_BRAKING = frozenset({Longitudinal.YIELD, Longitudinal.STOP_FOR_STATIC_CONSTRAINTS, Longitudinal.LEAD_FOLLOWING, Longitudinal.GAP_SEARCHING})
 _STATES = ("red", "pedestrian", "stopped", "give_way", "oncoming_turn", "merge_gap", "wait_to_pass", "blocked")
 _NAMES = {"bicycle": "cyclist"}
 _GROUPS = {"pedestrian": "VRU", "bicycle": "VRU", "cone": "Road Events", "barrier": "Road Events"}
@@ -44,7 +46,7 @@ class Scene:
     lamp: str
     lines: Sequence[StopLine]
     trajectory: Trajectory
-    cruise_mps: float
+    stamp_ns: int
 
     @property
     def front_s(self) -> float:
@@ -80,14 +82,30 @@ class Narrator:
         self._wording = {name: int(rng.integers(len(topic.texts))) for name, topic in TOPICS.items() if topic.texts}
         self._topic = "free"
         self._bucket = 0
+        self._said: Said | None = None
+        self._said_ns = 0
 
     def tell(self, scene: Scene) -> Said:
         """Topic, decisions, components and sentence (None for a free road)."""
         lateral, moving = self._lateral(scene)
         points = [*self._braking(scene), *moving, *self._quiet(scene)]
         point = max(points, key=lambda p: p.weight * (1.5 if self._holds(p.topic) else 1.0), default=_Point(topic="free", weight=0.0))
+        if self._lingers(point, scene):
+            return self._said  # type: ignore[return-value]
         fresh = point.topic != self._topic
         self._topic = point.topic
+        self._said = self._say(scene, point, points, lateral, fresh)
+        self._said_ns = scene.stamp_ns
+        return self._said
+
+    def _lingers(self, point: _Point, scene: Scene) -> bool:
+        """Whether a reason to brake that has just vanished is still what the car brakes for; it often comes back at once."""
+        past, speeds = self._said, scene.trajectory.speeds_mps
+        if past is None or past.longitudinal not in _BRAKING or TOPICS[point.topic].longitudinal in _BRAKING:
+            return False
+        return 0 <= scene.stamp_ns - self._said_ns < _LINGER_NS and speeds[10] < speeds[0] - 0.15
+
+    def _say(self, scene: Scene, point: _Point, points: list[_Point], lateral: Lateral, fresh: bool) -> Said:
         topic = TOPICS[point.topic]
         if point.topic == "free":
             return Said(topic="free", trace=None, longitudinal=topic.longitudinal, lateral=lateral, components=())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spanvla_ros.contracts import VEHICLE
+from spanvla_ros.contracts import VEHICLE, Command
 from spanvla_ros.sim.actor import Actor
 from spanvla_ros.sim.conflict import Block, meets
 from spanvla_ros.sim.prediction import TIMES_S
@@ -19,6 +19,7 @@ from spanvla_ros.sim.style import Style
 _ROUNDS = 5
 _LEAD_BRAKES_MPS2, _LEAD_BRAKES_S = 2.0, 1.2
 _SOON_S = 1.2
+_BEFORE_BLEND_M = 4.0
 _SWING_GAP_M, _QUEUE_M = 4.0, 45.0
 
 
@@ -35,7 +36,7 @@ class Cause:
 @dataclass(frozen=True, kw_only=True)
 class Rules:
     """The ego's situation. s, speed, acceleration now; error to the line; lines: stop lines ahead; gives_way_to: connectors with priority
-    over it; changes: it moves into another lane, where others come first; foreign: stretch of the wrong side it wants to use."""
+    over it; blends: stretches where the path changes lanes; changes: it moves into another lane, where others come first; foreign: stretch of the wrong side it wants to use."""
 
     s: float
     lateral_m: float
@@ -44,6 +45,7 @@ class Rules:
     error: tuple[float, float]
     lines: Sequence[StopLine]
     gives_way_to: frozenset[str]
+    blends: Sequence[tuple[float, float]] = ()
     changes: bool = False
     foreign: tuple[float, float] | None = None
 
@@ -82,7 +84,7 @@ class Negotiator:
             if not block.now or (rules.foreign is not None and block.against and block.actor.speed_mps > 0.5):
                 later.append(block)
             elif block.low[0] >= rules.s + VEHICLE.center_m:
-                if block.against and block.actor.speed_mps > 0.5:
+                if block.against and block.actor.speed_mps > 0.5 and not _crossing(rules, float(block.low[0])):
                     against = against or block
                 self._present(rules, block, leads, halts)
         plan = self._roll(rules, leads, halts, caps)
@@ -101,7 +103,7 @@ class Negotiator:
                     topic = "cut_in" if not rules.changes and not rules.gives_way_to.intersection(block.ways) else "merge_gap"
                     leads.append((answer, Cause(topic=topic, s=float(block.low[block.first]), actor=block.actor)))
                 else:
-                    if block.against:
+                    if block.against and not _crossing(rules, float(block.low[block.first])):
                         against = against or block
                     halt, cause = self._wait(rules, block)
                     halts.append((halt, cause))
@@ -128,7 +130,8 @@ class Negotiator:
             return
         if self._style.ignores_leads:
             return
-        if actor.speed_mps > 0.5 and abs(block.heading) < 0.6 and math.isfinite(block.leaves_s):
+        passes = abs(block.heading) < 0.6 or (block.against and _crossing(rules, float(block.low[0])))
+        if actor.speed_mps > 0.5 and passes and math.isfinite(block.leaves_s):
             halts.append(self._wait(rules, block))
             return
         rear, pace = _braking(block, block.low)
@@ -171,10 +174,11 @@ class Negotiator:
         at = plan.s[index] + max(when - 5.0, 0.0) * plan.speeds[-1]
         speed = block.actor.speed_mps
         low, high = float(block.low[k]), float(block.high[k])
-        ours = priority or rules.changes
+        ours = priority or rules.changes or _blend(rules, low) is not None
         if low > at + VEHICLE.center_m or (not ours and low > at):
             gap = low - at - VEHICLE.front_m
-            if ours and gap < 1.0 and rules.changes:
+            closing = max(plan.speeds[index] - block.pace_mps, 0.0)
+            if rules.changes and (gap < 2.0 + 0.3 * speed or closing**2 / (2 * gap) > 1.0):
                 return "denied"
             back = block.low.copy()
             back[:k] = low - speed * (when - TIMES_S[:k])
@@ -212,14 +216,26 @@ class Negotiator:
                 past = np.flatnonzero(block.low > float(block.low[block.first]) + 3.0)
                 until = float(TIMES_S[past[0]]) if len(past) and past[0] > 0 else until
         else:
-            place, topic = low - 0.5, "oncoming" if block.against else _topic(rules, block, None)
-            if block.along:
-                place, topic = float(block.low[block.first]) - 0.5, "merge_gap"
-                until = float(TIMES_S[block.first]) + 0.3
+            place, topic = low - 0.5, "oncoming" if block.against and not _crossing(rules, low) else _topic(rules, block, None)
+            blend = _blend(rules, low)
+            if block.along and blend is not None:
+                place, topic = max(blend[0] + _BEFORE_BLEND_M, rules.front_s + 1.0), "merge_gap"
+                past = np.flatnonzero(there & (block.low > place + 1.0))
+                until = float(TIMES_S[past[0]]) if len(past) else until
         needed = rules.speed_mps**2 / (2 * max(place - rules.front_s, 0.1))
         if needed > 6.5 and place < low - 0.4:
             place = max(min(low - 0.4, rules.front_s + rules.speed_mps**2 / 13.0), place)
         return Halt(s=place, until_s=until), Cause(topic=topic, s=low, actor=actor, line=line)
+
+
+def _blend(rules: Rules, s: float) -> tuple[float, float] | None:
+    """The lane change of the path itself in which somebody at arc length `s` gets into our way."""
+    return next((blend for blend in rules.blends if blend[0] - 25.0 < s < blend[1] + 15.0), None)
+
+
+def _crossing(rules: Rules, s: float) -> bool:
+    """Whether an arc length lies in a junction, where paths cross by design."""
+    return any(stop.s - 3.0 < s < stop.exit_s + 6.0 for stop in rules.lines)
 
 
 def _braking(block: Block, rear: np.ndarray) -> tuple[np.ndarray, float]:
@@ -232,13 +248,17 @@ def _braking(block: Block, rear: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def _topic(rules: Rules, block: Block, line: StopLine | None) -> str:
-    if not rules.gives_way_to.intersection(block.ways):
-        return "runner" if block.actor.kind not in ("pedestrian", "bicycle") else "pedestrian"
-    if line is not None and line.control == "signal":
+    if block.actor.kind == "pedestrian":
+        return "pedestrian"
+    if block.runs:
+        return "runner"
+    low = float(block.low[block.first])
+    here = line or next((stop for stop in rules.lines if stop.s - 3.0 < low < stop.exit_s + 6.0), None)
+    if here is not None and here.turn in (Command.LEFT, Command.RIGHT) and (here.control == "signal" or block.against):
         return "oncoming_turn"
-    if block.along:
-        return "merge_gap"
-    return "give_way"
+    if here is not None:
+        return "merge_gap" if block.along else "give_way"
+    return "merge_gap" if block.along else "runner"
 
 
 def urgency(style: Style, rules: Rules, deal: Deal) -> list[tuple[float, Cause]]:

@@ -92,7 +92,7 @@ def back(corridor: Corridor, s: float, u: float, speed: float) -> Shift:
 def stay(corridor: Corridor, s: float, u: float) -> Shift:
     """On the inner lane until further notice."""
     width = 2 * corridor.room(s, s + 1.0)[0]
-    return Shift(start_s=s + 8.0, end_s=s + 200.0, offset_m=corridor.side * math.copysign(width, u), ramp_m=12.0)
+    return Shift(start_s=s - 1.0, end_s=s + 200.0, offset_m=corridor.side * math.copysign(width, u), ramp_m=12.0)
 
 
 def _too_close(slow: Traveller, s: float, speed: float) -> bool:

@@ -29,11 +29,11 @@ class SignalStates(Protocol):
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
     """Possible futures, one row per actor and plausible way: xy (H, T, 2) and yaw (H, T) at TIMES_S, the actors, the connectors they
-    will drive (empty off the lanes), and whether the actor is expected to stop before the first of them."""
+    will drive (empty off the lanes), and whether it drives into a junction where it should have stopped."""
 
     actors: list[Actor]
     ways: list[tuple[str, ...]]
-    yields: list[bool]
+    runs: list[bool]
     xy: np.ndarray
     yaw: np.ndarray
 
@@ -71,7 +71,7 @@ class Forecaster:
     def predict(self, centre: tuple[float, float], actors: list[Actor], signals: SignalStates, gives_way_to: frozenset[str]) -> Forecast:
         """Futures of `actors` near `centre` (x, y). gives_way_to: connectors whose users have priority over the ego; who stands there will start."""
         if not actors:
-            return Forecast(actors=[], ways=[], yields=[], xy=np.zeros((0, len(TIMES_S), 2)), yaw=np.zeros((0, len(TIMES_S))))
+            return Forecast(actors=[], ways=[], runs=[], xy=np.zeros((0, len(TIMES_S), 2)), yaw=np.zeros((0, len(TIMES_S))))
         rows: list[tuple[Actor, tuple[str, ...], bool]] = []
         lane_rows: list[tuple[int, int, float, float, float, float, float, float, float]] = []
         matches = self._match(centre, actors)
@@ -80,18 +80,19 @@ class Forecaster:
             for chain, arc, offset, bearing in options:
                 ahead = [(name, at) for name, at in chain.connectors if at > arc + actor.length_m / 2 - 1.0]
                 ways = tuple(name for name, at in chain.connectors if at + self._road.lanes[name].length_m > arc)
-                stop, starts = math.inf, False
+                stop, starts, runs = math.inf, False, self._ran(match, signals)
                 if ahead:
                     name, at = ahead[0]
                     distance = at - arc - actor.length_m / 2
-                    if self._must_stop(self._road.lanes[name], signals) and actor.speed_mps**2 < 2 * _STOPS_MPS2 * max(distance, 0.15):
-                        stop = max(distance, 0.0)
+                    if self._must_stop(self._road.lanes[name], signals):
+                        runs = actor.speed_mps**2 >= 2 * _STOPS_MPS2 * max(distance, 0.15)
+                        stop = math.inf if runs else max(distance, 0.0)
                     elif name in gives_way_to and distance < 30.0:
                         starts = actor.speed_mps < 5.0
                 drift, lasting = self._drift(actor, match[0] if match else "", offset, bearing)
                 index = len(rows)
                 lane_rows.append((index, chain.first, chain.length_m, arc, offset, drift, lasting, stop, 1.3 if starts else 0.0))
-                rows.append((actor, ways, math.isfinite(stop)))
+                rows.append((actor, ways, runs))
             if not options:
                 rows.append((actor, (), False))
         speeds = np.array([row[0].speed_mps for row in rows])
@@ -119,7 +120,12 @@ class Forecaster:
             xy[index, :, 0] = place[..., 0] - sin * side + cos * over
             xy[index, :, 1] = place[..., 1] + cos * side + sin * over
             headings[index] = place[..., 2] + np.where(TIMES_S < lasting, np.arctan2(drift, np.maximum(speeds[index][:, None], 1.0)), 0.0)
-        return Forecast(actors=[r[0] for r in rows], ways=[r[1] for r in rows], yields=[r[2] for r in rows], xy=xy, yaw=headings)
+        return Forecast(actors=[r[0] for r in rows], ways=[r[1] for r in rows], runs=[r[2] for r in rows], xy=xy, yaw=headings)
+
+    def _ran(self, match: tuple[str, float, float, float] | None, signals: SignalStates) -> bool:
+        """Whether somebody is in a junction while his lamp is red."""
+        signal = self._road.lanes[match[0]].signal if match is not None else None
+        return signal is not None and signals.state(signal) == "red"
 
     def _must_stop(self, connector: Lane, signals: SignalStates) -> bool:
         """Whether the rules ask a driver before this connector to stop, as far as the ego is concerned."""
