@@ -52,6 +52,10 @@ def scene_of(dataset: Dataset, index: int, charts: dict[str, Chart]) -> Scene:
 def score_all(folder: Path, workers: int, split: str | None = None) -> Iterator[Verdict]:
     """Verdicts on every sample of a data set, by `workers` processes."""
     count = len(Dataset(folder, split))
+    if workers == 1:
+        _open(folder, split)
+        yield from _some(range(count))
+        return
     with multiprocessing.get_context("spawn").Pool(workers, _open, (folder, split)) as pool:
         for verdicts in pool.imap(_some, np.array_split(np.arange(count), max(1, count // 24))):
             yield from verdicts
