@@ -81,7 +81,7 @@ class Negotiator:
         later: list[Block] = []
         against: Block | None = None
         for block in blocks:
-            if not block.now or (rules.foreign is not None and block.against and block.actor.speed_mps > 0.5):
+            if not block.now or self._goes(rules, block):
                 later.append(block)
             elif block.low[0] >= rules.s + VEHICLE.center_m:
                 if block.against and block.actor.speed_mps > 0.5 and not _crossing(rules, float(block.low[0])):
@@ -121,18 +121,21 @@ class Negotiator:
             rules.error,
         )
 
+    @staticmethod
+    def _goes(rules: Rules, block: Block) -> bool:
+        """Whether somebody in the corridor only crosses it: people, cross traffic, oncoming traffic where we use its lane or cross its way."""
+        if block.actor.kind == "pedestrian":
+            return not block.along
+        if block.actor.speed_mps < 0.5:
+            return False
+        if block.against:
+            return rules.foreign is not None or (_crossing(rules, float(block.low[0])) and math.isfinite(block.leaves_s))
+        return abs(block.heading) < 0.6 and math.isfinite(block.leaves_s)
+
     def _present(self, rules: Rules, block: Block, leads: list, halts: list) -> None:
         """Heed what is in the corridor already."""
         actor = block.actor
-        if actor.kind == "pedestrian" and not block.along:
-            if not self._style.ignores_priority:
-                halts.append(self._wait(rules, block))
-            return
         if self._style.ignores_leads:
-            return
-        passes = abs(block.heading) < 0.6 or (block.against and _crossing(rules, float(block.low[0])))
-        if actor.speed_mps > 0.5 and passes and math.isfinite(block.leaves_s):
-            halts.append(self._wait(rules, block))
             return
         rear, pace = _braking(block, block.low)
         topic = "stopped" if actor.speed_mps < 0.5 else "oncoming" if block.against else "lead"
@@ -158,6 +161,9 @@ class Negotiator:
         before, after, space = (1.0, 0.5, 1.2) if person else (1.3, 0.6, 0.8) if priority else (0.7, 0.4, 0.6)
         if line is None and not person:
             before = 0.6
+        elif rules.speed_mps < 0.4:
+            # who stands starts only into a clear gap, and then need not think again
+            before, after, space = before + 0.6, after + 0.3, space + 0.4
         if rules.foreign is not None and block.against:
             before, after, space = 1.2, 0.5, 3.0
         if inside or not meets(block, plan.times, at, before, after, space):
@@ -254,9 +260,10 @@ def _topic(rules: Rules, block: Block, line: StopLine | None) -> str:
         return "runner"
     low = float(block.low[block.first])
     here = line or next((stop for stop in rules.lines if stop.s - 3.0 < low < stop.exit_s + 6.0), None)
-    if here is not None and here.turn in (Command.LEFT, Command.RIGHT) and (here.control == "signal" or block.against):
+    turning = here is not None and here.turn in (Command.LEFT, Command.RIGHT)
+    if here is not None and turning and (here.control == "signal" or block.against):
         return "oncoming_turn"
-    if here is not None:
+    if here is not None and (turning or here.control != "signal"):
         return "merge_gap" if block.along else "give_way"
     return "merge_gap" if block.along else "runner"
 

@@ -123,9 +123,10 @@ class Forecaster:
         return Forecast(actors=[r[0] for r in rows], ways=[r[1] for r in rows], runs=[r[2] for r in rows], xy=xy, yaw=headings)
 
     def _ran(self, match: tuple[str, float, float, float] | None, signals: SignalStates) -> bool:
-        """Whether somebody is in a junction while his lamp is red."""
-        signal = self._road.lanes[match[0]].signal if match is not None else None
-        return signal is not None and signals.state(signal) == "red"
+        """Whether somebody has entered a junction with a red lamp; further inside nobody can tell his lane from others."""
+        if match is None or self._road.lanes[match[0]].signal is None or match[1] > 0.5 * self._road.lanes[match[0]].length_m:
+            return False
+        return signals.state(self._road.lanes[match[0]].signal) == "red"
 
     def _must_stop(self, connector: Lane, signals: SignalStates) -> bool:
         """Whether the rules ask a driver before this connector to stop, as far as the ego is concerned."""
@@ -170,7 +171,7 @@ class Forecaster:
         options = []
         if lane.junction is not None:
             siblings = [n for n in self._siblings.get(name, (name,)) if n == name or _near(self._road.lanes[n], actor)]
-            fitting = [n for n in siblings if self._road.lanes[n].turn == turn] if turn else []
+            fitting = [n for n in siblings if self._road.lanes[n].turn == (turn or Command.STRAIGHT)]
             for sibling in fitting or siblings:
                 at, off, angle = (arc, across, bearing) if sibling == name else _project(self._road.lanes[sibling], actor)
                 options += [(chain, at, off, angle) for chain in self._chain(sibling)[:1]]
