@@ -10,7 +10,16 @@ pytest.importorskip("libsumo")
 def test_a_run_writes_summary_report_and_episodes(tmp_path, capsys):
     assert main(["sim", "--planner", "constant_velocity", "--suite", "lane,lead", "--seeds", "6003:6004", "--out", str(tmp_path)]) == 0
     summary = json.loads((tmp_path / "summary.json").read_text())
-    figures = {"driving_score_lb21", "driving_score_lb20", "route_completion", "success_rate", "infractions_per_km", "smoothness", "efficiency", "pdm"}
+    figures = {
+        "driving_score_lb21",
+        "driving_score_lb20",
+        "route_completion",
+        "success_rate",
+        "infractions_per_km",
+        "smoothness",
+        "efficiency",
+        "pdm",
+    }
     assert figures <= set(summary) and summary["label"] == "minisim DS (LB2.1)"
     assert list(summary["families"]) == ["lane", "lead"] and figures <= set(summary["families"]["lead"])
     assert [(row["family"], row["seed"]) for row in summary["scenarios"]] == [("lane", 6003), ("lead", 6003)]
@@ -76,3 +85,25 @@ def test_a_machine_that_can_not_draw_says_so_before_the_first_drive(tmp_path, mo
     error = capsys.readouterr().err
     assert "libEGL.so.1 not found" in error and "--render none" in error and not (tmp_path / "out").exists()
     assert main([*words, "--render", "none"]) == 0
+
+
+def test_a_full_disk_keeps_the_episodes_that_are_complete(tmp_path, monkeypatch, capsys):
+    import errno
+    import os
+
+    from spanvla_ros.evaluation import results
+
+    real, calls = os.fsync, []
+
+    def fsync(number):
+        calls.append(number)
+        if len(calls) > 4:  # three pictures and a line of the first episode
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(number)
+
+    monkeypatch.setattr(results.os, "fsync", fsync)
+    assert main(["sim", "--planner", "constant_velocity", "--suite", "stopped", "--seeds", "6000:6002", "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "No space left on device; the 1 episodes in episodes.jsonl are complete" in error and error.count("\n") == 1
+    (line,) = (tmp_path / "episodes.jsonl").read_text().splitlines()
+    assert json.loads(line)["seed"] == 6000 and not (tmp_path / "summary.json").exists()

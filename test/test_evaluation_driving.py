@@ -59,9 +59,7 @@ def test_clean_drive_is_perfect():
     assert result["infractions"] == [] and result["ended"] == "completed" and result["success"] and result["neuroncap"] == 5.0
 
 
-@pytest.mark.parametrize(
-    ("kind", "coefficient", "factor"), [("pedestrian", 1.0, 0.5), ("vehicle", 0.7, 0.6), ("static", 0.6, 0.65)]
-)
+@pytest.mark.parametrize(("kind", "coefficient", "factor"), [("pedestrian", 1.0, 0.5), ("vehicle", 0.7, 0.6), ("static", 0.6, 0.65)])
 def test_collisions_in_both_formulas(kind, coefficient, factor):
     result = along(things=lambda k: {"it": thing(30.0, 0.5, kind)} if k < 40 else {})
     (entry,) = result["infractions"]
@@ -143,7 +141,9 @@ def test_distance_off_the_lanes_lowers_the_score_once():
 
 def test_a_start_off_the_lanes_is_no_fault_of_the_driver():
     back = along(off_lane=lambda k: k < 20 or 60 <= k < 70, off_road=lambda k: k < 5)
-    assert [(e["type"], e["time_s"]) for e in back["infractions"]] == [("outside_route_lanes", 6.0)] and back["outside_share"] == pytest.approx(0.1, abs=0.015)
+    assert [(e["type"], e["time_s"]) for e in back["infractions"]] == [("outside_route_lanes", 6.0)] and back["outside_share"] == pytest.approx(
+        0.1, abs=0.015
+    )
     stays = along(off_lane=True)
     assert stays["infractions"][0]["time_s"] == 5.0 and stays["outside_share"] == pytest.approx(0.5, abs=0.02)
 

@@ -63,7 +63,16 @@ def tape(jpeg=None, text="", **changes):
         boxes = (Box(name="it", kind="car", corners=CAR + [70, -2]), Box(name="man", kind="pedestrian", corners=CAR / 5 + [60 - k, 5.0]))
         plan = np.column_stack([x + np.arange(1.0, 11.0), np.full(10, -2.0), np.zeros(10)])
         shots.append(
-            Snapshot(time_s=0.2 * k, pose=np.array([x, -2, 0.0]), speed_mps=8.0, footprint=CAR + [x + 1.4, -2], boxes=boxes, plan=plan, jpeg=jpeg, text=text)
+            Snapshot(
+                time_s=0.2 * k,
+                pose=np.array([x, -2, 0.0]),
+                speed_mps=8.0,
+                footprint=CAR + [x + 1.4, -2],
+                boxes=boxes,
+                plan=plan,
+                jpeg=jpeg,
+                text=text,
+            )
         )
     return Tape(result=result(**changes), ground=GROUND, snapshots=shots)
 
@@ -151,7 +160,15 @@ def test_report_is_one_file_with_every_family_and_episode():
     text = suite.page(summary(rows), pictures)
     assert not re.search(r"(src|href)=['\"](?!data:|#)", text), "something is loaded from elsewhere"
     assert text.count("data:image/webp") == 2 and text.count("<svg") == 6
-    for needle in ("minisim DS (LB2.1)", "can't be compared with published CARLA", "collision vehicle at 8.0 s", "80 % of the traffic", "abcdef012345", "3.5 ms", "0.500"):
+    for needle in (
+        "minisim DS (LB2.1)",
+        "can't be compared with published CARLA",
+        "collision vehicle at 8.0 s",
+        "80 % of the traffic",
+        "abcdef012345",
+        "3.5 ms",
+        "0.500",
+    ):
         assert needle in text, needle
     assert "side&lt;b&gt;" in text
     for row in rows:

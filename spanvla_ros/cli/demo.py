@@ -34,9 +34,7 @@ class PlannerSilent(SpanVLAError):
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    parser = subparsers.add_parser(
-        "demo", help=__doc__, description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = subparsers.add_parser("demo", help=__doc__, description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the results (default: %(default)s)")
     parser.add_argument("--engine", type=Path, help="engine folder (default: the demo engine)")
     parser.add_argument("--families", default="lane,stopped,red", help="scenario families (default: %(default)s)")

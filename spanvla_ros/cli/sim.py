@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
@@ -42,7 +43,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--planner", choices=PLANNERS, default="expert", help="who drives (default: %(default)s)")
     parser.add_argument("--suite", default="all", help="comma-separated scenario families, or all (default: %(default)s)")
     parser.add_argument(
-        "--seeds", default="6000:6002", help="half-open range A:B; 0-4999 train, 5000-5999 validation, 6000-8999 test, 9000- acceptance (default: %(default)s)"
+        "--seeds",
+        default="6000:6002",
+        help="half-open range A:B; 0-4999 train, 5000-5999 validation, 6000-8999 test, 9000- acceptance (default: %(default)s)",
     )
     parser.add_argument("--out", type=Path, help="folder for the results; without it they are only printed")
     parser.add_argument(
@@ -138,6 +141,7 @@ _worker: _Worker | None = None  # of this process
 
 def _begin(*arguments: Any) -> None:
     global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asked ends the others
     _worker = _Worker(*arguments)
 
 
@@ -221,7 +225,9 @@ def summarize(args: argparse.Namespace, episodes: list[dict[str, Any]], times_ms
 
 def progress(row: dict[str, Any], index: int, count: int) -> str:
     """One line about an episode."""
-    wrong = ", ".join(f"{entry['type']} at {entry['time_s']:.1f} s" for entry in row["infractions"] if entry["type"] != "min_speed") or "no infraction"
+    wrong = (
+        ", ".join(f"{entry['type']} at {entry['time_s']:.1f} s" for entry in row["infractions"] if entry["type"] != "min_speed") or "no infraction"
+    )
     return (
         f"[{index}/{count}] {row['family']:13} {row['seed']}  completion {row['route_completion']:.2f}  DS {row['driving_score_lb21']:5.1f}  "
         f"{wrong}; {row['ended']} after {row['duration_s']:.1f} s ({row['wall_s']:.1f} s of wall time)"
@@ -232,7 +238,8 @@ def table(summary: dict[str, Any]) -> list[str]:
     """Lines of the final table: a row per family."""
     lines = [
         f"{benchmark.LABEL}; not comparable with CARLA tables",
-        f"{'':14}{'n':>4}{'DS LB2.1':>10}{'LB2.0':>7}{'compl.':>8}{'success':>9}{'fault':>7}{'infr/km':>9}{'smooth':>8}{'effic.':>8}{'NCAP':>6}{'EPDMS':>7}",
+        f"{'':14}{'n':>4}{'DS LB2.1':>10}{'LB2.0':>7}{'compl.':>8}{'success':>9}{'fault':>7}{'infr/km':>9}"
+        f"{'smooth':>8}{'effic.':>8}{'NCAP':>6}{'EPDMS':>7}",
     ]
     for name, row in [*summary["families"].items(), ("all", summary)]:
         lines.append(
@@ -252,13 +259,18 @@ def _cell(value: float | None, width: int, digits: int) -> str:
 
 def comparison(found: dict[str, Any], first: str, second: str) -> list[str]:
     """Lines about two results."""
-    lines = [f"A = {first}", f"B = {second}", f"{found['common']} scenarios in both; only in A {found['only_first']}, only in B {found['only_second']}"]
+    lines = [
+        f"A = {first}",
+        f"B = {second}",
+        f"{found['common']} scenarios in both; only in A {found['only_first']}, only in B {found['only_second']}",
+    ]
     lines += [f"identical drives (state hash): {found['identical']}", ""]
     lines.append(f"{benchmark.LABEL:20}{'A':>8}{'B':>8}{'B - A':>8}  95 % interval     compl. A/B     success A/B    infr/km A/B")
     rows = [(name, found["first"]["families"][name], found["second"]["families"][name], found["families"][name]) for name in found["families"]]
     for name, one, two, gain in [*rows, ("all", found["first"], found["second"], found["difference"])]:
         lines.append(
-            f"{name:20}{one['driving_score_lb21']:8.1f}{two['driving_score_lb21']:8.1f}{gain['mean']:+8.1f}  [{gain['low']:+6.1f}, {gain['high']:+6.1f}]"
+            f"{name:20}{one['driving_score_lb21']:8.1f}{two['driving_score_lb21']:8.1f}{gain['mean']:+8.1f}"
+            f"  [{gain['low']:+6.1f}, {gain['high']:+6.1f}]"
             f"{one['route_completion']:9.2f} /{two['route_completion']:5.2f}{one['success_rate']:9.2f} /{two['success_rate']:5.2f}"
             f"{one['infractions_per_km']:9.2f} /{two['infractions_per_km']:6.2f}"
         )

@@ -59,8 +59,9 @@ class Truth:
     along the route, of route_length_m; off_route_m: distance from the path; line: name of the next or current stop line,
     "" without one; front_to_line_m: that line minus front bumper along the path; lamp: its colour, "" without a signal;
     control: "signal", "stop", "yield", "priority" or None; off_road: a corner of the ego lies off the drivable area; off_lane:
-    its centre lies off the lanes that the route lets it use; traffic_speed_mps: mean of the vehicles within
-    50 m that go the same way on the same road, None without any; held_s: how long the ego has stood where a goal "standstill" wants it; goal: "route" or "standstill".
+    its centre lies off the lanes that the route lets it use; traffic_speed_mps: mean of the vehicles within 50 m that go the
+    same way on the same road, None without any; held_s: how long the ego has stood where a goal "standstill" wants it; goal:
+    "route" or "standstill".
     """
 
     time_s: float

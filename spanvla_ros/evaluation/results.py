@@ -18,7 +18,7 @@ class OutputError(SpanVLAError):
 
 
 class Results:
-    """OUT/episodes.jsonl grows by a line per episode, OUT/episodes/NAME/ holds its pictures; summary.json and report.html come whole or not at all."""
+    """OUT/episodes.jsonl grows by a line per episode, OUT/episodes/NAME/ holds its pictures; summary.json and report.html come whole or not."""
 
     def __init__(self, folder: Path):
         """Begin anew: what an earlier run left is removed, so that nobody mistakes it for this one's."""

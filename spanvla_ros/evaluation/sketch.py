@@ -80,7 +80,10 @@ def speed(tape: Tape) -> str:
     parts = [f"<svg viewBox='0 0 {width} {height}' xmlns='http://www.w3.org/2000/svg' role='img'>"]
     for value in np.arange(0, top, 2 if top < 11 else 5):
         y = at(0, value)[1]
-        parts.append(f"<path d='M{left} {y:.1f}H{width - 8}' stroke='#d8dee4' stroke-width='.8'/><text x='{left - 5}' y='{y + 3.5:.1f}' text-anchor='end'>{value:g}</text>")
+        parts.append(
+            f"<path d='M{left} {y:.1f}H{width - 8}' stroke='#d8dee4' stroke-width='.8'/>"
+            f"<text x='{left - 5}' y='{y + 3.5:.1f}' text-anchor='end'>{value:g}</text>"
+        )
     for value in np.arange(0, 0.97 * end, max(5 * round(end / 50), 5)):
         parts.append(f"<text x='{at(value, 0)[0]:.1f}' y='{height - 6}' text-anchor='middle'>{value:g}</text>")
     parts.append(f"<text x='{width - 8}' y='{height - 6}' text-anchor='end'>s</text><text x='2' y='10'>m/s</text>")

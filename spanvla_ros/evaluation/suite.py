@@ -9,6 +9,7 @@ from typing import Any
 
 from spanvla_ros.evaluation.benchmark import LABEL
 from spanvla_ros.evaluation.driving import BLOCKED_S, DEVIATION_M, HELD_S, PENALTIES, STOP_ZONE_M
+from spanvla_ros.evaluation.stylesheet import PAGE
 
 CLIPS_PER_FAMILY = 3
 _MISSING = "–"
@@ -26,12 +27,12 @@ def page(summary: Mapping[str, Any], pictures: Pictures) -> str:
         _failures([row for row in rows if _key(row) in shown], len([row for row in rows if not row["success"]]), pictures),
         _rates(summary),
         _plans(summary),
-        "<h2>Episodes</h2><p class='note'>From above: the route in light blue, the drive in dark blue, the ego and what was around it at the first thing that "
-        "went wrong (else at the end), ways of others as thin lines; red numbers are the entries of the list.</p>",
+        "<h2>Episodes</h2><p class='note'>From above: the route in light blue, the drive in dark blue, the ego and what was around it at the first "
+        "thing that went wrong (else at the end), ways of others as thin lines; red numbers are the entries of the list.</p>",
         *(_episodes(family, [row for row in rows if row["family"] == family], pictures) for family in summary["families"]),
         _definitions(),
     ]
-    return _PAGE.format(title=html.escape(f"{summary['planner']}: {LABEL}"), body="\n".join(part for part in parts if part))
+    return PAGE.format(title=html.escape(f"{summary['planner']}: {LABEL}"), body="\n".join(part for part in parts if part))
 
 
 def _key(row: Mapping[str, Any]) -> str:
@@ -48,7 +49,12 @@ def _with_clip(rows: Sequence[Mapping[str, Any]]) -> set[str]:
 
 
 def _lead(summary: Mapping[str, Any]) -> str:
-    said = [f"{summary['episodes']} episodes", f"{len(summary['families'])} families", f"seeds {summary['seeds']}", f"{summary['distance_km']:.1f} km"]
+    said = [
+        f"{summary['episodes']} episodes",
+        f"{len(summary['families'])} families",
+        f"seeds {summary['seeds']}",
+        f"{summary['distance_km']:.1f} km",
+    ]
     said.append("planner and simulator as ROS 2 nodes" if summary["ros"] else "planner in the process of the simulator")
     said.append("black pictures" if summary["black"] else f"pictures: {summary['render']}")
     if summary.get("engine_hash"):
@@ -87,7 +93,20 @@ def _tiles(summary: Mapping[str, Any]) -> str:
 
 
 def _families(summary: Mapping[str, Any]) -> str:
-    head = (LABEL, "DS (LB2.0)", "completion", "success", "at-fault coll.", "red lights", "infr./km", "smooth", "efficiency", "NeuroNCAP", "EPDMS", "n")
+    head = (
+        LABEL,
+        "DS (LB2.0)",
+        "completion",
+        "success",
+        "at-fault coll.",
+        "red lights",
+        "infr./km",
+        "smooth",
+        "efficiency",
+        "NeuroNCAP",
+        "EPDMS",
+        "n",
+    )
     rows = []
     entries = [*summary["families"].items(), ("all", summary)]
     for name, figures in entries:
@@ -181,7 +200,8 @@ def _plans(summary: Mapping[str, Any]) -> str:
     names = [name for name in found if name != "plans"]
     entries = [(name, figures["pdm"]) for name, figures in summary["families"].items() if figures["pdm"]] + [("all", found)]
     rows = "".join(
-        f"<tr{' class=total' if name == 'all' else ''}><th>{html.escape(name)}</th>" + "".join(f"<td>{values[n]:.3f}</td>" for n in names)
+        f"<tr{' class=total' if name == 'all' else ''}><th>{html.escape(name)}</th>"
+        + "".join(f"<td>{values[n]:.3f}</td>" for n in names)
         + f"<td>{values['plans']}</td></tr>"
         for name, values in entries
     )
@@ -190,13 +210,15 @@ def _plans(summary: Mapping[str, Any]) -> str:
         "One plan per second of driving, scored as in NAVSIM against the traffic that really came (EPDMS v2 without extended comfort "
         "and without the human filter, PDMS v1). Plans of the last 5 s of a drive have no future to be scored against."
     )
-    return f"<h2>Scores of the plans</h2><p>{text}</p><section class='wide'><table class='numbers'><tr><th></th>{head}<th>plans</th></tr>{rows}</table></section>"
+    table = f"<table class='numbers'><tr><th></th>{head}<th>plans</th></tr>{rows}</table>"
+    return f"<h2>Scores of the plans</h2><p>{text}</p><section class='wide'>{table}</section>"
 
 
 def _episodes(family: str, rows: Sequence[Mapping[str, Any]], pictures: Pictures) -> str:
     good = sum(row["success"] for row in rows)
     blocks = "".join(_episode(row, pictures) for row in rows)
-    return f"<h3 id='family-{html.escape(family)}'>{html.escape(family)} <small>{good} of {len(rows)} succeeded</small></h3><section class='list'>{blocks}</section>"
+    title = f"<h3 id='family-{html.escape(family)}'>{html.escape(family)} <small>{good} of {len(rows)} succeeded</small></h3>"
+    return f"{title}<section class='list'>{blocks}</section>"
 
 
 def _episode(row: Mapping[str, Any], pictures: Pictures) -> str:
@@ -231,51 +253,10 @@ def _definitions() -> str:
         f"<th>LB2.0 factor</th></tr>{rows}</table><p>min speed scales with what is missing of the traffic's speed, measured where nothing hinders "
         "the ego (no lamp, junction, goal or thing ahead).</p></div><div><p><b>DS (LB2.1)</b> = completion · (1 − q) / (1 + Σc); <b>DS (LB2.0)</b> = "
         "completion · (1 − q) · Π factor; q is the share of the driven distance off the road or off the lanes of the route.</p>"
-        f"<p>A drive ends at its goal (the end of the route, or {HELD_S:g} s of standstill where the scenario wants one: completion 100 %), more than "
-        f"{DEVIATION_M:g} m off the route, after {BLOCKED_S:g} s of standing, or at its time limit (scenario timeout). A stop sign wants a standstill with the bumper "
-        f"within {STOP_ZONE_M:g} m before the line.</p><p>A collision is <b>not at fault</b> when the ego stood or was struck from behind by something faster; it "
-        "lowers the score all the same. <b>NeuroNCAP</b>: 5 without collision, else 4 · max(0, 1 − impact / reference); the reference is the relative speed had the ego "
-        "kept the highest speed of the 5 s before. <b>Smoothness</b> and <b>efficiency</b> as in Bench2Drive.</p></div></section>"
+        f"<p>A drive ends at its goal (the end of the route, or {HELD_S:g} s of standstill where the scenario wants one: completion 100 %), "
+        f"more than {DEVIATION_M:g} m off the route, after {BLOCKED_S:g} s of standing, or at its time limit (scenario timeout). A stop sign wants a "
+        f"standstill with the bumper within {STOP_ZONE_M:g} m before the line.</p><p>A collision is <b>not at fault</b> when the ego stood or was "
+        "struck from behind by something faster; it lowers the score all the same. <b>NeuroNCAP</b>: 5 without collision, else "
+        "4 · max(0, 1 − impact / reference); the reference is the relative speed had the ego kept the highest "
+        "speed of the 5 s before. <b>Smoothness</b> and <b>efficiency</b> as in Bench2Drive.</p></div></section>"
     )
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>
-<style>
-:root {{ color-scheme: light; }}
-body {{ font: 14.5px/1.45 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; color: #1f2328; background: #f6f8fa; max-width: 1240px; margin: 0 auto; padding: 24px; }}
-h1 {{ margin: 0; font-size: 26px; }} h2 {{ margin: 30px 0 8px; font-size: 19px; }} h3 {{ margin: 18px 0 6px; font-size: 16px; }}
-header p, .note, h3 small, .facts, figcaption {{ color: #57606a; }} header p {{ margin: 2px 0 16px; }} .note {{ font-size: 13px; margin: 8px 0 0; }}
-h3 small {{ font-weight: 400; margin-left: 8px; }} a {{ color: #0a58ca; text-decoration: none; }} a:hover {{ text-decoration: underline; }}
-.tiles {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(180px, 1fr)); gap: 10px; }}
-.tiles div {{ background: #fff; border: 1px solid #d8dee4; border-radius: 8px; padding: 10px 12px; display: flex; flex-direction: column; }}
-.tiles span {{ font-size: 13px; color: #57606a; }} .tiles b {{ font-size: 23px; font-variant-numeric: tabular-nums; }} .tiles small {{ font-size: 11.5px; color: #6e7781; }}
-.tiles div:first-child {{ border-color: #0a58ca; box-shadow: inset 3px 0 #0a58ca; }}
-.wide, .columns, .list {{ background: #fff; border: 1px solid #d8dee4; border-radius: 8px; overflow-x: auto; }}
-.columns {{ display: grid; grid-template-columns: 420px 1fr; gap: 24px; padding: 10px 16px; }}
-table.numbers {{ border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }}
-.numbers td, .numbers th {{ padding: 5px 10px; border-bottom: 1px solid #eaeef2; text-align: right; white-space: nowrap; }}
-.numbers tr:first-child th {{ font-size: 12.5px; color: #57606a; font-weight: 600; }} .numbers th:first-child {{ text-align: left; font-weight: 500; }}
-.numbers tr:last-child td, .numbers tr:last-child th {{ border-bottom: 0; }} .numbers .total td, .numbers .total th {{ border-top: 2px solid #d0d7de; font-weight: 600; }}
-.bad {{ color: #cf222e; }} .none {{ color: #afb8c1; }}
-.bar {{ display: inline-block; width: 60px; height: 8px; background: #eaeef2; border-radius: 4px; overflow: hidden; margin-right: 8px; vertical-align: 1px; text-align: left; }}
-.bar i {{ display: block; height: 100%; }}
-.clips {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(380px, 1fr)); gap: 12px; }}
-figure {{ margin: 0; background: #fff; border: 1px solid #d8dee4; border-radius: 8px; overflow: hidden; }} figure img {{ width: 100%; display: block; }}
-figcaption {{ padding: 7px 10px; font-size: 13px; }} figcaption b {{ color: #cf222e; margin: 0 6px; }}
-details {{ border-bottom: 1px solid #eaeef2; padding: 0 12px; }} details:last-child {{ border-bottom: 0; }}
-summary {{ display: flex; gap: 16px; align-items: baseline; padding: 5px 0; cursor: pointer; font-variant-numeric: tabular-nums; list-style: none; }}
-summary::before {{ content: "▸"; color: #57606a; }} details[open] > summary::before {{ content: "▾"; }} .failed .seed {{ color: #cf222e; font-weight: 600; }}
-summary span {{ white-space: nowrap; }} summary em {{ font-style: normal; color: #57606a; font-size: 13px; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }} .score {{ min-width: 110px; }}
-details:target {{ background: #fff8c5; }} .facts {{ margin: 4px 0; font-size: 13px; }} ol {{ margin: 4px 0 8px; font-size: 13px; }}
-svg {{ display: block; width: 100%; max-width: 1000px; height: auto; max-height: 480px; margin: 0 0 10px; border-radius: 6px; }} svg text {{ font: 10.5px system-ui, sans-serif; fill: #57606a; }}
-@media (max-width: 800px) {{ .columns {{ grid-template-columns: 1fr; }} }}
-</style></head><body>
-{body}
-<script>
-// a link to an episode opens it
-function show() {{ const found = document.getElementById(decodeURIComponent(location.hash.slice(1))); if (found && found.tagName === "DETAILS") found.open = true; }}
-addEventListener("hashchange", show); show();
-</script>
-</body></html>
-"""

@@ -21,8 +21,7 @@ from spanvla_ros.ros import conversions, qos
 
 # the planner lacks history or a frame: that is no fault of the plan
 _UNREADY = {
-    reason.value
-    for reason in (Reason.HISTORY_SHORT, Reason.IMAGE_MISSING, Reason.ODOMETRY_MISSING, Reason.ODOMETRY_BEHIND, Reason.ODOMETRY_GAP)
+    reason.value for reason in (Reason.HISTORY_SHORT, Reason.IMAGE_MISSING, Reason.ODOMETRY_MISSING, Reason.ODOMETRY_BEHIND, Reason.ODOMETRY_GAP)
 }
 
 

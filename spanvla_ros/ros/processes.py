@@ -72,9 +72,7 @@ def environment(domain: int, logs: Path) -> dict[str, str]:
     return values
 
 
-def start(
-    name: str, module: Sequence[str], parameters: Mapping[str, str], remaps: Mapping[str, str], env: Mapping[str, str], log: Path
-) -> Node:
+def start(name: str, module: Sequence[str], parameters: Mapping[str, str], remaps: Mapping[str, str], env: Mapping[str, str], log: Path) -> Node:
     """`python -m module ...` with ROS parameters (YAML text) and remaps; the output goes to `log`."""
     words = [word for key, value in parameters.items() for word in ("-p", f"{key}:={value}")]
     words += [word for source, target in remaps.items() for word in ("-r", f"{source}:={target}")]

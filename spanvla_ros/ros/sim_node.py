@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from nav_msgs.msg import Odometry
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import String
@@ -35,6 +36,7 @@ EPISODE_NS = 1000 * NS_PER_S
 # the expert drives until the planner has its history; longer than this it has no excuse
 WARM_UP_S = 2.0
 RESET_TIMEOUT_S = 5.0
+_POLL_S, _OTHERS_S = 0.05, 2.0
 
 
 class SimulatorNode(Node):
@@ -106,18 +108,25 @@ class SimulatorNode(Node):
         return 0
 
     def _wait_for_planner(self) -> bool:
+        """Until the planner is active and hears the first camera and the odometry; the other cameras perhaps nobody wants to hear."""
         end_s = time.monotonic() + self._values["planner_timeout_s"]
-        publishers = (*self._images.values(), self._odometry)
-        while not (self.link.alive and min(p.get_subscription_count() for p in publishers) >= self._values["listeners"]):
-            if self._ending.wait(0.05):
+        first, *others = self._images.values()
+        while not (self.link.alive and self._heard(first, self._odometry)):
+            if self._ending.wait(_POLL_S):
                 return False
             if time.monotonic() > end_s:
-                counts = [str(p.get_subscription_count()) for p in self._images.values()]
-                heard = f"publishes plan_info: {self.link.alive}, images heard by {', '.join(counts)}"
+                heard = f"publishes plan_info: {self.link.alive}, images heard by {first.get_subscription_count()}"
                 heard += f", odometry by {self._odometry.get_subscription_count()}"
                 self.get_logger().error(f"no active planner {self._values['planner']} after {self._values['planner_timeout_s']:g} s ({heard})")
                 return False
+        end_s = time.monotonic() + _OTHERS_S
+        while not self._heard(*others) and time.monotonic() < end_s:
+            if self._ending.wait(_POLL_S):
+                return False
         return True
+
+    def _heard(self, *publishers: Publisher) -> bool:
+        return all(publisher.get_subscription_count() >= self._values["listeners"] for publisher in publishers)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -163,9 +163,7 @@ class Trial:
         return {"plans": len(rows), **{name: round(float(np.mean([row[name] for row in rows])), 4) for name in rows[0]}}
 
 
-def drive(
-    scenario: Scenario, planner: DrivingPlanner, *, render: bool = False, black: bool = False
-) -> tuple[dict[str, Any], dict[str, bytes]]:
+def drive(scenario: Scenario, planner: DrivingPlanner, *, render: bool = False, black: bool = False) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Drive a scenario to its end: the result (plain JSON values) and the pictures of `Trial.pictures`."""
     began_s = time.perf_counter()
     trial = Trial(scenario, render=render, black=black, watches=planner.needs_pictures)
