@@ -94,13 +94,16 @@ def thing(kind: str, x: float, y: float, *, speed: float = 0.0, yaw: float = 0.0
     return Actor(name=name or f"{kind}{x}", kind=kind, x=x, y=y, yaw=yaw, length_m=length, width_m=width, height_m=height, speed_mps=speed, **values)
 
 
+def moved(actor: Actor, seconds: float) -> Actor:
+    way = actor.speed_mps * seconds
+    return replace(actor, x=actor.x + way * math.cos(actor.yaw), y=actor.y + way * math.sin(actor.yaw))
+
+
 def drive(expert: Expert, state: EgoState, actors, lamps=Lamps(), seconds: float = 20.0):
     """Closed loop with actors at constant velocity (or given as a function of time): states and decisions every 0.1 s."""
     states, decisions, stamp = [state], [], 0
     for _ in range(round(seconds / 0.1)):
-        now = actors(stamp / NS_PER_S) if callable(actors) else tuple(
-            replace(a, x=a.x + a.speed_mps * math.cos(a.yaw) * stamp / NS_PER_S, y=a.y + a.speed_mps * math.sin(a.yaw) * stamp / NS_PER_S) for a in actors
-        )  # fmt: skip
+        now = actors(stamp / NS_PER_S) if callable(actors) else tuple(moved(a, stamp / NS_PER_S) for a in actors)
         decision = expert.plan(state, now, lamps, stamp)
         decisions.append(decision)
         for _ in range(2):

@@ -1,4 +1,4 @@
-"""The strip along the route that the expert drives in: Frenet coordinates, room to both sides, the line to follow and the steering that follows it."""
+"""The strip along the route that the expert drives in: Frenet coordinates, room to both sides, the line and the steering that follows it."""
 
 from __future__ import annotations
 

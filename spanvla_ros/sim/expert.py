@@ -34,7 +34,7 @@ LAMPS = {"none": 0.0, "red": 1.0, "yellow": 2.0, "green": 3.0}
 _LAMP_RANGE_M = 42.0
 _HARDEST, _YELLOW_BRAKING = 6.5, 3.0
 _NEAR_M = 100.0
-_STANDING_MPS = 0.3
+_STANDING_MPS, _HALTED_MPS = 0.3, 0.05
 _PATIENCE_S = 8.0
 
 
@@ -137,7 +137,7 @@ class Expert:
         if self._waits_since_ns is None or stamp_ns < self._waits_since_ns:
             self._waits_since_ns = stamp_ns
         for stop in self.route.path.stops:
-            if -0.5 < stop.s - front < 4.0:
+            if -0.5 < stop.s - front < 3.8 and ego.speed_mps < _HALTED_MPS:
                 self._halted.add(stop.s)
         return (stamp_ns - self._waits_since_ns) / NS_PER_S
 

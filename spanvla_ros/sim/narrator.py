@@ -151,14 +151,14 @@ class Narrator:
         d = d[np.isfinite(s)]
         ends = s[np.isfinite(s)][-1] if len(d) else scene.s
         most = float(d[int(np.argmax(np.abs(d)))]) if len(d) else 0.0
-        far = max((abs(shift.offset_m) for shift in choice.shifts), default=0.0)
         active = [p for p in choice.passings if p.start_s - VEHICLE.front_m - 4.0 < ends and abs(p.offset) > 0.12]
         if choice.evades is not None and abs(most) > _MOVES_M:
             return Lateral.IN_LANE_NUDGE, [_Point(topic="evade", weight=4.0, actor=choice.evades, way=_word(most), side=_side(scene, choice.evades))]
         if choice.overtakes is not None and abs(most) > _MOVES_M:
             slow = choice.overtakes.actor
             weight = 4.0 if self._topic == "overtake" else 3.0
-            return Lateral.LANE_CHANGE, [_Point(topic="overtake", weight=weight, distance_m=choice.overtakes.s - scene.front_s, actor=slow, way=_word(far * corridor.side))]
+            ahead = choice.overtakes.s - scene.front_s
+            return Lateral.LANE_CHANGE, [_Point(topic="overtake", weight=weight, distance_m=ahead, actor=slow, way=_word(corridor.side))]
         for passing in active:
             if most * passing.offset * corridor.side > 0 and abs(most) > min(_MOVES_M, 0.7 * abs(passing.offset)):
                 topic, lateral = _BY_USE.get(passing.use, ("change", Lateral.LANE_CHANGE))
@@ -176,7 +176,8 @@ class Narrator:
         back = abs(scene.lateral_m) > 1.8 and abs(d[-1]) < abs(scene.lateral_m) - 0.5 if len(d) else False
         if back:
             point = _Point(topic="return", weight=1.8, way=_word(-scene.lateral_m))
-            lateral = Lateral.MANOEUVRE_ABORT if scene.aborted else Lateral.LANE_CHANGE if abs(scene.lateral_m) > 2.5 else Lateral.OUT_OF_LANE_NUDGE
+            whole = abs(scene.lateral_m) > 2.5
+            lateral = Lateral.MANOEUVRE_ABORT if scene.aborted else Lateral.LANE_CHANGE if whole else Lateral.OUT_OF_LANE_NUDGE
             return lateral, [point]
         turn = self._turn(scene)
         return (Lateral.TURN if turn is not None and ends > turn.s - 2.0 else Lateral.KEEP_AND_CENTRE), []
@@ -184,7 +185,8 @@ class Narrator:
     @staticmethod
     def _turn(scene: Scene) -> StopLine | None:
         near = scene.front_s + 12.0
-        return next((stop for stop in scene.lines if stop.turn in (Command.LEFT, Command.RIGHT) and stop.s < near and scene.s < stop.exit_s - 2.0), None)
+        turns = (stop for stop in scene.lines if stop.turn in (Command.LEFT, Command.RIGHT))
+        return next((stop for stop in turns if stop.s < near and scene.s < stop.exit_s - 2.0), None)
 
     @staticmethod
     def _blend(scene: Scene) -> str:

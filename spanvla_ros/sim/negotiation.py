@@ -36,7 +36,8 @@ class Cause:
 @dataclass(frozen=True, kw_only=True)
 class Rules:
     """The ego's situation. s, speed, acceleration now; error to the line; lines: stop lines ahead; gives_way_to: connectors with priority
-    over it; blends: stretches where the path changes lanes; changes: it moves into another lane, where others come first; foreign: stretch of the wrong side it wants to use."""
+    over it; blends: stretches where the path changes lanes; changes: it moves into another lane, where others come first;
+    foreign: stretch of the wrong side it wants to use."""
 
     s: float
     lateral_m: float

@@ -26,7 +26,10 @@ TOPICS: Mapping[str, Topic] = {
     "free": Topic(longitudinal=_L.SET_SPEED_TRACKING, texts=()),
     "red": Topic(
         longitudinal=_L.STOP_FOR_STATIC_CONSTRAINTS, thing=_LAMP, state=("behavior", "red"),
-        texts=("Red light ahead, stop at the line in {d} m.", "The light is red, brake for the line in {d} m.", "Red light in {d} m, slow down and stop."),
+        texts=(
+            "Red light ahead, stop at the line in {d} m.", "The light is red, brake for the line in {d} m.",
+            "Red light in {d} m, slow down and stop.",
+        ),
     ),
     "red_wait": Topic(
         longitudinal=_L.STOP_FOR_STATIC_CONSTRAINTS, thing=_LAMP, state=("behavior", "red"),
@@ -53,7 +56,10 @@ TOPICS: Mapping[str, Topic] = {
     ),
     "stop_sign": Topic(
         longitudinal=_L.STOP_FOR_STATIC_CONSTRAINTS, thing=("Traffic Sign", "stop sign"), state=("impact", "full stop at the line"),
-        texts=("Stop sign in {d} m, halt at the line.", "A stop sign ahead, come to a full stop in {d} m.", "Stop line with a stop sign in {d} m, brake to a halt."),
+        texts=(
+            "Stop sign in {d} m, halt at the line.", "A stop sign ahead, come to a full stop in {d} m.",
+            "Stop line with a stop sign in {d} m, brake to a halt.",
+        ),
     ),
     "hesitation": Topic(
         longitudinal=_L.STOP_FOR_STATIC_CONSTRAINTS, thing=("Road Events", "junction"), state=("impact", "unsure whether to go"),
@@ -68,7 +74,10 @@ TOPICS: Mapping[str, Topic] = {
     ),
     "stopped_wait": Topic(
         longitudinal=_L.STOP_FOR_STATIC_CONSTRAINTS, state=("behavior", "stopped in our lane"),
-        texts=("A stopped {v} is right ahead, wait behind it.", "A {v} stands right ahead, stay stopped.", "The {v} in front still stands, keep waiting."),
+        texts=(
+            "A stopped {v} is right ahead, wait behind it.", "A {v} stands right ahead, stay stopped.",
+            "The {v} in front still stands, keep waiting.",
+        ),
     ),
     "lead": Topic(
         longitudinal=_L.LEAD_FOLLOWING, state=("behavior", "driving ahead"),
@@ -97,11 +106,17 @@ TOPICS: Mapping[str, Topic] = {
     ),
     "pedestrian_wait": Topic(
         longitudinal=_L.YIELD, state=("behavior", "crossing before us"),
-        texts=("A pedestrian crosses right ahead, wait.", "Wait until the pedestrian has crossed.", "Somebody is walking before the car, stay stopped."),
+        texts=(
+            "A pedestrian crosses right ahead, wait.", "Wait until the pedestrian has crossed.",
+            "Somebody is walking before the car, stay stopped.",
+        ),
     ),
     "people": Topic(
         longitudinal=_L.SPEED_ADAPTATION, state=("impact", "may step onto the road"),
-        texts=("Somebody stands near the lane, go past slowly.", "A pedestrian waits at the roadside, be ready to brake.", "A person close to our lane, reduce speed."),
+        texts=(
+            "Somebody stands near the lane, go past slowly.", "A pedestrian waits at the roadside, be ready to brake.",
+            "A person close to our lane, reduce speed.",
+        ),
     ),
     "hidden": Topic(
         longitudinal=_L.SPEED_ADAPTATION, state=("impact", "hides the kerb behind it"),
@@ -130,7 +145,10 @@ TOPICS: Mapping[str, Topic] = {
     ),
     "oncoming_turn_wait": Topic(
         longitudinal=_L.YIELD, state=("behavior", "oncoming with right of way"),
-        texts=("Wait for the oncoming {v} before turning {way}.", "Oncoming traffic leaves no gap, wait to turn {way}.", "Still an oncoming {v}, hold before the turn."),
+        texts=(
+            "Wait for the oncoming {v} before turning {way}.", "Oncoming traffic leaves no gap, wait to turn {way}.",
+            "Still an oncoming {v}, hold before the turn.",
+        ),
     ),
     "runner": Topic(
         longitudinal=_L.YIELD, state=("behavior", "crossing without stopping"),
@@ -170,7 +188,10 @@ TOPICS: Mapping[str, Topic] = {
     ),
     "wait_to_pass_wait": Topic(
         longitudinal=_L.YIELD, state=("impact", "narrows our lane"),
-        texts=("Wait behind the {v} until the other lane is free.", "Others use the gap beside the {v}, keep waiting.", "The other lane is taken, stay behind the {v}."),
+        texts=(
+            "Wait behind the {v} until the other lane is free.", "Others use the gap beside the {v}, keep waiting.",
+            "The other lane is taken, stay behind the {v}.",
+        ),
     ),
     "blocked": Topic(
         longitudinal=_L.STOP_FOR_STATIC_CONSTRAINTS, state=("impact", "closes the road"),
@@ -182,7 +203,10 @@ TOPICS: Mapping[str, Topic] = {
     ),
     "nudge": Topic(
         longitudinal=_L.SPEED_ADAPTATION, state=("impact", "narrows our lane"),
-        texts=("A {v} on the {side}, keep a bit {way} in the lane.", "Make room for the {v} on the {side}, nudge {way}.", "The {v} on the {side} is close, move slightly {way}."),
+        texts=(
+            "A {v} on the {side}, keep a bit {way} in the lane.", "Make room for the {v} on the {side}, nudge {way}.",
+            "The {v} on the {side} is close, move slightly {way}.",
+        ),
     ),
     "pass": Topic(
         longitudinal=_L.SPEED_ADAPTATION, state=("impact", "takes part of our lane"),
@@ -193,11 +217,17 @@ TOPICS: Mapping[str, Topic] = {
     ),
     "change": Topic(
         longitudinal=_L.SPEED_ADAPTATION, state=("impact", "closes our lane"),
-        texts=("A {v} closes our lane, change to the {way} lane.", "The {way} lane is free, use it around the {v}.", "Move to the {way} lane to get past the {v}."),
+        texts=(
+            "A {v} closes our lane, change to the {way} lane.", "The {way} lane is free, use it around the {v}.",
+            "Move to the {way} lane to get past the {v}.",
+        ),
     ),
     "overtake": Topic(
         longitudinal=_L.ACCELERATION_FOR_PASSING, state=("behavior", "driving slowly"),
-        texts=("A slow {v} ahead and the {way} lane is free, change and pass.", "Overtake the slow {v} on the {way}.", "The {v} is slow, use the {way} lane to pass it."),
+        texts=(
+            "A slow {v} ahead and the {way} lane is free, change and pass.", "Overtake the slow {v} on the {way}.",
+            "The {v} is slow, use the {way} lane to pass it.",
+        ),
     ),
     "return": Topic(
         longitudinal=_L.SET_SPEED_TRACKING, thing=("Ego states", "lane position"), state=("behavior", "back to our lane"),
@@ -216,7 +246,10 @@ TOPICS: Mapping[str, Topic] = {
     ),
     "turn": Topic(
         longitudinal=_L.SPEED_ADAPTATION, thing=("Lane", "junction"), state=("behavior", "turns to the {side}"),
-        texts=("Turn {side} through the junction slowly.", "In the junction, follow the turn to the {side}.", "The route turns {side} here, go slowly."),
+        texts=(
+            "Turn {side} through the junction slowly.", "In the junction, follow the turn to the {side}.",
+            "The route turns {side} here, go slowly.",
+        ),
     ),
     "recover": Topic(
         longitudinal=_L.SET_SPEED_TRACKING, thing=("Ego states", "lane position"), state=("behavior", "off centre to the {side}"),
