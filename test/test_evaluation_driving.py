@@ -196,6 +196,17 @@ def test_who_is_hindered_is_not_slow(why):
     assert pace(10.0, **why)["efficiency"] is None
 
 
+def test_who_was_hindered_gets_time_to_go():
+    def lamp(k):
+        return {"line": "a", "lamp": "red" if k < 100 else "green", "front_to_line_m": 40.0}
+
+    def slow(k):  # 2 m/s until 4 s after the lamp turned green
+        return 2.0 if k < 140 else 10.0
+
+    found = pace(10.0, speed_mps=slow, **{name: lambda k, name=name: lamp(k)[name] for name in ("line", "lamp", "front_to_line_m")})
+    assert found["efficiency"] == pytest.approx(100, abs=0.5)
+
+
 def test_a_thing_beside_the_lane_hinders_nobody():
     assert pace(10.0, things=lambda k: {"parked": thing(0.5 * k + 15.0, 3.5)})["efficiency"] == 50.0
 

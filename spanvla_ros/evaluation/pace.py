@@ -11,8 +11,8 @@ from spanvla_ros.geometry import to_local
 if TYPE_CHECKING:
     from spanvla_ros.evaluation.driving import Truth
 
-# the scenario decides how fast the ego is at first
-_BEGIN_S = 3.0
+# the time that a car needs to get going, at first and whenever it was held up
+_GO_S = 4.0
 _JUNCTION_M = 15.0
 _LAMP_M = 50.0
 _GOAL_M = 40.0
@@ -24,18 +24,20 @@ _ENOUGH_S = 3.0
 class Pace:
     """Compares where nothing hinders the ego: a car that waits for a lamp, a pedestrian or its leader is not slow.
 
-    Left out are the first 3 s, junctions from 15 m before the line on, the last 50 m before a lamp that is not green, the
-    last 40 m before a goal "standstill", and instants with something in the ego's way within 6 m plus 2 s of driving. Our
-    routes are shorter than one of the four stretches that CARLA compares on, so a route has one comparison.
+    Left out are junctions from 15 m before the line on, the last 50 m before a lamp that is not green, the last 40 m before a
+    goal "standstill", instants with something in the ego's way within 6 m plus 2 s of driving, and the 4 s after each of these
+    and after the start. Our routes are shorter than one of the four stretches that CARLA compares on, so a route has one.
     """
 
     def __init__(self):
         self._ego = self._traffic = self._seconds = 0.0
-        self._last_s: float | None = None
+        self._last_s = self._held_s = 0.0
 
     def watch(self, now: Truth) -> None:
-        passed, self._last_s = now.time_s - (now.time_s if self._last_s is None else self._last_s), now.time_s
-        if now.traffic_speed_mps is None or now.time_s < _BEGIN_S or _regulated(now) or _hindered(now):
+        passed, self._last_s = now.time_s - self._last_s, now.time_s
+        if _regulated(now) or _hindered(now):
+            self._held_s = now.time_s
+        if now.traffic_speed_mps is None or now.time_s < self._held_s + _GO_S:
             return
         self._ego += now.speed_mps * passed
         self._traffic += now.traffic_speed_mps * passed

@@ -251,7 +251,7 @@ def _definitions() -> str:
     return (
         "<h2>What the figures mean</h2><section class='columns'><div><table class='numbers'><tr><th>infraction</th><th>LB2.1 coefficient c</th>"
         f"<th>LB2.0 factor</th></tr>{rows}</table><p>min speed scales with what is missing of the traffic's speed, measured where nothing hinders "
-        "the ego (no lamp, junction, goal or thing ahead).</p></div><div><p><b>DS (LB2.1)</b> = completion · (1 − q) / (1 + Σc); <b>DS (LB2.0)</b> = "
+        "the ego (no lamp, junction, goal or thing ahead, nor in the 4 s before).</p></div><div><p><b>DS (LB2.1)</b> = completion · (1 − q) / (1 + Σc); <b>DS (LB2.0)</b> = "
         "completion · (1 − q) · Π factor; q is the share of the driven distance off the road or off the lanes of the route.</p>"
         f"<p>A drive ends at its goal (the end of the route, or {HELD_S:g} s of standstill where the scenario wants one: completion 100 %), "
         f"more than {DEVIATION_M:g} m off the route, after {BLOCKED_S:g} s of standing, or at its time limit (scenario timeout). A stop sign wants a "
