@@ -99,8 +99,8 @@ def _clearly_worse(log: Log, instant: Instant, chart: Chart, guide: Guide) -> bo
     scene = frames_of.scene(chart, guide, log.frames, instant.index)
     plans = np.stack([frames_of.driven(log.frames, instant.index), instant.decision.waypoints_base[:8]])
     driven, wanted = judge(scene, plans, "v2")[0]
-    # late in a lapse the expert can't save the situation either: then a fault is enough
-    return min(driven[name] for name in _FAULTS) < 1.0 or driven["epdms"] < wanted["epdms"] - _WORSE
+    # where the expert can't save the situation either, its text doesn't say what should have been done
+    return any(driven[name] < wanted[name] for name in _FAULTS) or driven["epdms"] < wanted["epdms"] - _WORSE
 
 
 def _ends_well(log: Log, instant: Instant, chart: Chart, guide: Guide) -> bool:
