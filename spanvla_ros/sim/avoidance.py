@@ -16,6 +16,7 @@ from spanvla_ros.sim.speed import Cap
 STANDING_MPS = 0.3
 _MARGINS_M = (0.6, 0.5, 0.42, 0.35)
 _TIGHT_M = 0.25
+_WRONG_SIDE_MPS = 5.0
 _JOIN_M = 16.0
 _PEOPLE_EXTRA_M = 0.35
 _FREE_M = 0.75  # beyond this distance nothing has to be done about a standing thing
@@ -77,7 +78,9 @@ class Passing:
     def cap(self) -> Cap:
         people = any(o.actor.kind == "pedestrian" for o in self.obstacles)
         speed = 2.5 + (5.0 if people else 6.0) * max(self.margin_m, 0.15) + (2.0 if self.use is Use.OWN_DIRECTION and self.offset > 2 else 0.0)
-        return Cap(start_s=self.start_s - VEHICLE.front_m, end_s=self.end_s + VEHICLE.rear_m, speed_mps=speed)
+        if self.use is Use.ONCOMING:
+            speed = min(speed, _WRONG_SIDE_MPS)
+        return Cap(start_s=self.start_s - VEHICLE.front_m - 4.0, end_s=self.end_s + VEHICLE.rear_m, speed_mps=speed)
 
 
 def standing(corridor: Corridor, actors: list[Actor], from_s: float, to_s: float) -> list[Obstacle]:
@@ -153,6 +156,12 @@ def _fit(group, low: float, high: float, lane: float, own: float, far: float, ke
             if margin < 0.3 * share and use is Use.OWN_LANE and high == math.inf and own > half_lane + 1.5:
                 continue  # a free lane beside is better than squeezing past
             offset = min(max(0.0, a), b)
+            if use is Use.ONCOMING:
+                # rather a little closer than with the middle of the car on the wrong side
+                least_needed = low + _MARGINS_M[-1] * share
+                border = half_lane - 0.15
+                if least_needed < border < offset:
+                    offset, margin = border, margin - (offset - border)
             if use is Use.OWN_DIRECTION and abs(offset) > lane + 0.3:
                 # the whole neighbouring lane rather than two halves
                 whole = math.copysign(2 * half_lane, offset)

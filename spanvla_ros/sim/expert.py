@@ -49,7 +49,7 @@ class Expert:
         self._corridor = Corridor(road, path)
         self._forecaster = Forecaster(road, frozenset(stop.connector for stop in path.stops))
         self._speeds = profile(path, style)
-        self._planner = Planner(self._corridor, style)
+        self._planner = Planner(road, self._corridor, style)
         self._negotiator = Negotiator(style, self._speeds)
         self._narrator = Narrator(seed)
         self._near_s = route.start_s

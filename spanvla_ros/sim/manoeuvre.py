@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from spanvla_ros.contracts import VEHICLE
+from spanvla_ros.contracts import VEHICLE, Command
 from spanvla_ros.sim.actor import Actor
 from spanvla_ros.sim.avoidance import STANDING_MPS, Obstacle, Passing, Use, clusters, standing
 from spanvla_ros.sim.conflict import Block
@@ -16,6 +16,7 @@ from spanvla_ros.sim.corridor import HALF_WIDTH_M, Corridor, Shift
 from spanvla_ros.sim.negotiation import Cause
 from spanvla_ros.sim.overtaking import Traveller, back, overtake, stay
 from spanvla_ros.sim.prediction import Forecast
+from spanvla_ros.sim.road import RoadMap
 from spanvla_ros.sim.route import StopLine
 from spanvla_ros.sim.speed import Cap, Halt
 from spanvla_ros.sim.style import Style
@@ -23,7 +24,8 @@ from spanvla_ros.sim.style import Style
 _BLOCKED_GAP_M = 4.5
 _WAIT_GAP_M = 8.0
 _QUEUE_M = 45.0
-_OCCLUDED_MPS = 6.0
+_OCCLUDED_MPS, _CROSSING_MPS = 6.0, 3.5
+_ZEBRA_M = 3.0
 _SWING_MPS = 2.0
 _AWAY_M = 1.3  # further off than this the car changes lanes to get home
 _BEHIND_M = 40.0
@@ -48,7 +50,8 @@ class Manoeuvre:
 class Planner:
     """Makes the candidates of one route."""
 
-    def __init__(self, corridor: Corridor, style: Style):
+    def __init__(self, road: RoadMap, corridor: Corridor, style: Style):
+        self._zebras = np.array([end for crossing in road.crossings for end in (crossing.line[0], crossing.line[-1])]).reshape(-1, 2)
         self._corridor = corridor
         self._style = style
 
@@ -62,7 +65,7 @@ class Planner:
         still = [a for a in actors if a.speed_mps < STANDING_MPS]
         found = [o for o in standing(corridor, still, s - _BEHIND_M, s + reach) if self._is_obstacle(o, s, u, lines, parked)]
         passings = clusters(corridor, found, style.clearance_share)
-        cautions = self._caution(found, s)
+        cautions = self._caution(found, s, lines)
         caps = [cap for cap, _ in cautions] + [p.cap() for p in passings if p.use < Use.NOTHING_HELPS]
         # close behind it the car swings out at walking pace
         caps += [
@@ -157,7 +160,7 @@ class Planner:
             return True
         return abs(u - passing.offset) < 0.5 * abs(passing.offset) and s + VEHICLE.front_m > passing.start_s - 5.0
 
-    def _caution(self, obstacles: list[Obstacle], s: float) -> list[tuple[Cap, Actor]]:
+    def _caution(self, obstacles: list[Obstacle], s: float, lines: Sequence[StopLine]) -> list[tuple[Cap, Actor]]:
         """Slow beside parked vehicles that hide who steps out behind them, and where people stand at the kerb."""
         if self._style.ignores_priority:
             return []
@@ -168,9 +171,20 @@ class Planner:
             beside = max(o.low, -o.high) - HALF_WIDTH_M
             if o.actor.height_m > 1.8 and beside < 1.4:
                 caps.append((Cap(start_s=o.start_s - VEHICLE.front_m - 2.0, end_s=o.end_s + 1.0, speed_mps=_OCCLUDED_MPS), o.actor))
-            elif o.actor.kind == "pedestrian" and beside < 2.0:
-                caps.append((Cap(start_s=o.start_s - VEHICLE.front_m - 4.0, end_s=o.end_s + 1.0, speed_mps=_OCCLUDED_MPS), o.actor))
+            elif o.actor.kind == "pedestrian" and beside < 3.0:
+                speed = _CROSSING_MPS if self._waits_to_cross(o, lines) else _OCCLUDED_MPS if beside < 2.0 else math.inf
+                if math.isfinite(speed):
+                    caps.append((Cap(start_s=o.start_s - VEHICLE.front_m - 4.0, end_s=o.end_s, speed_mps=speed), o.actor))
         return caps
+
+    def _waits_to_cross(self, person: Obstacle, lines: Sequence[StopLine]) -> bool:
+        """Whether somebody stands at the end of a zebra where he may walk: not before a green light that we drive straight through."""
+        place = (person.actor.x, person.actor.y)
+        ends = self._zebras
+        if not len(ends) or np.abs(ends - place).sum(axis=1).min() > _ZEBRA_M:
+            return False
+        line = next((stop for stop in lines if stop.s - 8.0 < person.start_s < stop.exit_s + 8.0), None)
+        return line is None or line.signal is None or line.turn in (Command.LEFT, Command.RIGHT)
 
     def evade(self, choice: Manoeuvre, block: Block, s: float, lateral: float, forecast: Forecast) -> Manoeuvre | None:
         """The same with a swerve away from somebody who comes head-on in our lane."""

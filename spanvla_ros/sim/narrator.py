@@ -151,14 +151,15 @@ class Narrator:
         d = d[np.isfinite(s)]
         ends = s[np.isfinite(s)][-1] if len(d) else scene.s
         most = float(d[int(np.argmax(np.abs(d)))]) if len(d) else 0.0
-        active = [p for p in choice.passings if p.start_s - VEHICLE.front_m - 4.0 < ends and abs(p.offset) > 0.12]
+        ahead = [p for p in choice.passings if p.end_s > scene.s - VEHICLE.rear_m]
+        active = [p for p in ahead if p.start_s - VEHICLE.front_m - 4.0 < ends and abs(p.offset) > 0.12]
         if choice.evades is not None and abs(most) > _MOVES_M:
             return Lateral.IN_LANE_NUDGE, [_Point(topic="evade", weight=4.0, actor=choice.evades, way=_word(most), side=_side(scene, choice.evades))]
         if choice.overtakes is not None and abs(most) > _MOVES_M:
             slow = choice.overtakes.actor
             weight = 4.0 if self._topic == "overtake" else 3.0
-            ahead = choice.overtakes.s - scene.front_s
-            return Lateral.LANE_CHANGE, [_Point(topic="overtake", weight=weight, distance_m=ahead, actor=slow, way=_word(corridor.side))]
+            gap = choice.overtakes.s - scene.front_s
+            return Lateral.LANE_CHANGE, [_Point(topic="overtake", weight=weight, distance_m=gap, actor=slow, way=_word(corridor.side))]
         for passing in active:
             if most * passing.offset * corridor.side > 0 and abs(most) > min(_MOVES_M, 0.7 * abs(passing.offset)):
                 topic, lateral = _BY_USE.get(passing.use, ("change", Lateral.LANE_CHANGE))
@@ -173,7 +174,8 @@ class Narrator:
         blend = self._blend(scene)
         if blend:
             return Lateral.MERGE_SPLIT, [_Point(topic="merge", weight=1.5, way=blend)]
-        back = abs(scene.lateral_m) > 1.8 and abs(d[-1]) < abs(scene.lateral_m) - 0.5 if len(d) else False
+        away = abs(scene.lateral_m) > (0.9 if choice.shifts else 1.8)
+        back = away and len(d) > 0 and abs(d[-1]) < abs(scene.lateral_m) - 0.5
         if back:
             point = _Point(topic="return", weight=1.8, way=_word(-scene.lateral_m))
             whole = abs(scene.lateral_m) > 2.5

@@ -101,8 +101,9 @@ class Negotiator:
                 if answer == "denied":
                     denied = True
                 elif isinstance(answer, Lead):
-                    topic = "cut_in" if not rules.changes and not rules.gives_way_to.intersection(block.ways) else "merge_gap"
-                    leads.append((answer, Cause(topic=topic, s=float(block.low[block.first]), actor=block.actor)))
+                    low = float(block.low[block.first])
+                    joins = rules.changes or rules.gives_way_to.intersection(block.ways) or _blend(rules, low) is not None
+                    leads.append((answer, Cause(topic="merge_gap" if joins else "cut_in", s=low, actor=block.actor)))
                 else:
                     if block.against and not _crossing(rules, float(block.low[block.first])):
                         against = against or block
@@ -159,7 +160,7 @@ class Negotiator:
         low = float(block.low[np.isfinite(block.low)].min())
         inside = rules.front_s > low + 0.3
         line = self._line(rules, block)
-        before, after, space = (1.0, 0.5, 1.2) if person else (1.3, 0.6, 0.8) if priority else (0.7, 0.4, 0.6)
+        before, after, space = (1.0, 0.5, 1.2) if person else (1.3, 0.6, 0.8) if priority else (1.0, 0.9, 1.5)
         if line is None and not person:
             before = 0.6
         elif rules.speed_mps < 0.4:

@@ -78,7 +78,7 @@ def overtake(
         return None
     # the change goes on from where the car is: the ramp's share that belongs to its present offset is behind it
     done = max(_progress(u / width), _FIRST_SHARE)
-    return Shift(start_s=s + ramp * (1 - done), end_s=s + min(way, free_m), offset_m=corridor.side * width, ramp_m=ramp), last
+    return Shift(start_s=s + ramp * (1 - done), end_s=s + min(way, free_m), offset_m=corridor.side * (width - 0.12), ramp_m=ramp), last
 
 
 def back(corridor: Corridor, s: float, u: float, speed: float) -> Shift:

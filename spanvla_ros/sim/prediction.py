@@ -16,7 +16,8 @@ from spanvla_ros.sim.road import RoadMap
 TIMES_S = np.arange(25) * 0.3
 _AHEAD_M = 120.0
 _MATCH_M = 2.6
-_STOPS_MPS2 = 3.8
+_STOPS_MPS2, _BRAKES_MPS2 = 2.6, 5.0
+_WALKING_MPS = 1.0
 _PEOPLE = frozenset({"pedestrian"})
 
 
@@ -85,7 +86,9 @@ class Forecaster:
                     name, at = ahead[0]
                     distance = at - arc - actor.length_m / 2
                     if self._must_stop(self._road.lanes[name], signals):
-                        runs = actor.speed_mps**2 >= 2 * _STOPS_MPS2 * max(distance, 0.15)
+                        # brake lights tell who means to stop
+                        can = _BRAKES_MPS2 if actor.braking else _STOPS_MPS2
+                        runs = actor.speed_mps**2 >= 2 * can * max(distance, 0.15)
                         stop = math.inf if runs else max(distance, 0.0)
                     elif name in gives_way_to and distance < 30.0:
                         starts = actor.speed_mps < 5.0
@@ -95,7 +98,8 @@ class Forecaster:
                 rows.append((actor, ways, runs))
             if not options:
                 rows.append((actor, (), False))
-        speeds = np.array([row[0].speed_mps for row in rows])
+        # whoever sets off on foot will soon walk
+        speeds = np.array([max(a.speed_mps, _WALKING_MPS) if a.kind in _PEOPLE and a.speed_mps > 0.1 else a.speed_mps for a, _, _ in rows])
         yaw = np.array([row[0].yaw for row in rows])
         x, y = np.array([row[0].x for row in rows]), np.array([row[0].y for row in rows])
         run = speeds[:, None] * TIMES_S

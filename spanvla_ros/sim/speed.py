@@ -151,6 +151,9 @@ def _lead_push(style: Style, leads: list[Lead], s: float, speed: float, k: int) 
             continue
         if speed < 0.4 and lead.speed_mps < 0.4 and gap < rest + 1.5:
             return 2 * style.accelerate_mps2
+        if lead.gentle:
+            # it is not in the lane yet: whoever is still beside it drops back, no more
+            gap = max(gap, 3.0)
         needed = max(speed - max(lead.speed_mps, 0.0), 0.0) ** 2 / (2 * max(gap - 1.0, 0.3))
         if needed < style.late_braking_mps2 and gap > 2.0:
             continue
