@@ -191,7 +191,7 @@ class Negotiator:
             back = block.low.copy()
             back[:k] = low - speed * (when - TIMES_S[:k])
             back, pace = _braking(block, back)
-            return Lead(rear_s=back.tolist(), speed_mps=pace, gentle=when > _SOON_S)
+            return Lead(rear_s=back.tolist(), speed_mps=pace, gentle=when > _SOON_S or (ours and gap > 2.0))
         if not ours:
             return None
         later = plan.speeds[min(index + 15, len(plan.speeds) - 1)]
