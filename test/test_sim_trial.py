@@ -10,6 +10,7 @@ pytest.importorskip("libsumo")
 
 from spanvla_ros.contracts import InputError  # noqa: E402
 from spanvla_ros.sim import scenario  # noqa: E402
+from spanvla_ros.sim.simulation import Simulation  # noqa: E402
 from spanvla_ros.sim.planners import ConstantVelocity, ExpertPlanner  # noqa: E402
 from spanvla_ros.sim.trial import Trial, drive  # noqa: E402
 
@@ -17,9 +18,9 @@ from spanvla_ros.sim.trial import Trial, drive  # noqa: E402
 def test_the_same_seed_drives_the_same_with_and_without_pictures():
     pytest.importorskip("moderngl")
     built = scenario.build("stopped", 6000)
-    first, made = drive(built, ConstantVelocity())
-    again, _ = drive(built, ConstantVelocity())
-    seen, filmed = drive(built, ConstantVelocity(), render=True)
+    first, made = drive(Simulation(built, render=False), ConstantVelocity())
+    again, _ = drive(Simulation(built, render=False), ConstantVelocity())
+    seen, filmed = drive(Simulation(built), ConstantVelocity())
     assert first["state_hash"] == again["state_hash"] == seen["state_hash"]
     timing = ("wall_s", "plan_latency_ms", "plan_times_ms")
     assert {k: v for k, v in first.items() if k not in timing} == {k: v for k, v in seen.items() if k not in timing}
@@ -29,7 +30,7 @@ def test_the_same_seed_drives_the_same_with_and_without_pictures():
 
 
 def test_a_success_has_scored_plans_and_no_clip():
-    result, made = drive(scenario.build("lane", 6000), ExpertPlanner())
+    result, made = drive(Simulation(scenario.build("lane", 6000), render=False), ExpertPlanner())
     assert result["success"] and "clip.webp" not in made
     # one plan per second, from 2 s on and but for the last 5 s
     assert abs(result["pdm"]["plans"] - (result["duration_s"] - 7)) <= 1.5
@@ -52,12 +53,12 @@ def test_plans_that_no_car_can_drive_are_refused():
             return dataclasses.replace(plan, waypoints_base=plan.waypoints_base + leap) if self.count % 3 == 2 else plan
 
     planner = Wild()
-    result, _ = drive(scenario.build("stopped", 6001), planner)
+    result, _ = drive(Simulation(scenario.build("stopped", 6001), render=False), planner)
     assert result["plans"] == pytest.approx(planner.count / 3, abs=1) and result["refused"] == planner.count - result["plans"]
 
 
 def test_a_shorter_time_limit_ends_the_drive():
-    trial = Trial(scenario.build("lane", 6001), render=False, time_limit_s=1.0)
+    trial = Trial(Simulation(scenario.build("lane", 6001), render=False), time_limit_s=1.0)
     try:
         trial.simulation.reset()
         for _ in range(25):

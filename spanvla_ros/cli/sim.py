@@ -19,6 +19,7 @@ from spanvla_ros.share import DEMO_ENGINE, share
 if TYPE_CHECKING:
     from spanvla_ros.sim.planners import DrivingPlanner
     from spanvla_ros.sim.scenario import Scenario
+    from spanvla_ros.sim.simulation import Simulation
 
 EXAMPLE = """examples:
   spanvla sim --planner expert --suite all --seeds 6000:6004 --out out/expert
@@ -55,6 +56,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--engine", type=Path, metavar="DIR", help="engine folder of --planner spanvla (default: the demo engine)")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that drive at the same time (default: %(default)s)")
     parser.add_argument("--ros", action="store_true", help="simulator and planner as ROS 2 nodes in processes of their own")
+    parser.add_argument("--carla", metavar="HOST:PORT", help="on a CARLA server instead: its physics and pictures, the same scenarios and judge")
     parser.add_argument("--compare", nargs=2, type=Path, metavar=("OUT1", "OUT2"), help="drive nothing, compare two results")
 
 
@@ -100,10 +102,12 @@ def _check(args: argparse.Namespace) -> list[Scenario]:
         raise ConfigError("--planner spanvla needs pictures, --render none makes none; use --black for black pictures")
     if args.ros and args.planner == "expert":
         raise ConfigError("--ros --planner expert: the expert drives by the truth, which never leaves the simulator by a topic; leave out --ros")
-    if args.ros and args.workers > 1:
-        raise ConfigError(f"--workers is {args.workers}, but --ros drives one episode after the other")
+    if (args.ros or args.carla) and args.workers > 1:
+        raise ConfigError(f"--workers is {args.workers}, but --ros and --carla drive one episode after the other")
+    if args.carla and (args.ros or args.black):
+        raise ConfigError(f"--carla can't be combined with {'--ros' if args.ros else '--black'}")
     scenarios = [building.build(family, seed) for family in families for seed in seeds]
-    if args.render == "gl" and not args.black:
+    if args.render == "gl" and not args.black and not args.carla:
         from spanvla_ros.sim.renderer import Renderer
 
         Renderer.shared()  # a machine that can't draw says so before the first drive
@@ -117,7 +121,7 @@ def _drives(args: argparse.Namespace, scenarios: list[Scenario]) -> Iterator[tup
     elif args.workers > 1:
         yield from _parallel(args, scenarios)
     else:
-        worker = _Worker(args.planner, args.engine, args.render == "gl", args.black)
+        worker = _Worker(args.planner, args.engine, args.render == "gl", args.black, args.carla)
         try:
             yield from map(worker.drive, scenarios)
         finally:
@@ -127,13 +131,26 @@ def _drives(args: argparse.Namespace, scenarios: list[Scenario]) -> Iterator[tup
 class _Worker:
     """Drives one scenario after the other: the traffic simulation allows one world per process."""
 
-    def __init__(self, planner: str, engine: Path | None, render: bool, black: bool):
-        self.planner, self._render, self._black = make_planner(planner, engine), render, black
+    def __init__(self, planner: str, engine: Path | None, render: bool, black: bool, carla: str | None = None):
+        if carla:
+            from spanvla_ros.sim.carla import connect
+
+            self._server = connect(carla)
+        self.planner, self._render, self._black, self._carla = make_planner(planner, engine), render, black, carla
 
     def drive(self, scenario: Scenario) -> tuple[dict[str, Any], dict[str, bytes]]:
         from spanvla_ros.sim.trial import drive
 
-        return drive(scenario, self.planner, render=self._render, black=self._black)
+        return drive(self._simulation(scenario), self.planner)
+
+    def _simulation(self, scenario: Scenario) -> Simulation:
+        if self._carla:
+            from spanvla_ros.sim.carla import CarlaSimulation
+
+            return CarlaSimulation(*self._server, scenario, tuple(self.planner.spec.cameras) if self._render else ())
+        from spanvla_ros.sim.simulation import Simulation
+
+        return Simulation(scenario, render=self._render, black=self._black)
 
 
 _worker: _Worker | None = None  # of this process

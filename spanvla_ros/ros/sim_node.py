@@ -183,7 +183,7 @@ class Episode:
     def __init__(self, node: SimulatorNode, scenario: Scenario, offset_ns: int):
         values = node.settings
         self._node, self._offset_ns = node, offset_ns
-        self._trial = Trial(scenario, render=not values["black"], black=values["black"], time_limit_s=values["time_limit_s"])
+        self._trial = Trial(Simulation(scenario, render=not values["black"], black=values["black"]), time_limit_s=values["time_limit_s"])
         self._simulation = self._trial.simulation
         self._trajectory: Trajectory | None = None
         self._anchor_ns = -1

@@ -89,6 +89,11 @@ class CarlaSimulation(Simulation):
         self._carla_stage.close()
 
     @property
+    def renders(self) -> bool:
+        """True if there are cameras on the server."""
+        return bool(self._cameras)
+
+    @property
     def actors(self) -> tuple[Actor, ...]:
         """Everything but the ego, as the server shows it."""
         return super().actors if self._shown is None else self._shown

@@ -65,6 +65,7 @@ class Simulation:
 
             self._stage = Stage(self.road, scenario.seed, scenario.look)
         self._world: World | None = None
+        self.delivered: dict[str, bytes] = {}  # camera -> the JPEG that it delivered last
 
     def reset(self) -> None:
         """Back to the first instant of the scenario."""
@@ -75,6 +76,7 @@ class Simulation:
         self._world = World(self.road, self.signals, seed=seed, period_s=scenario.traffic_s)
         self._cast = Cast(scenario.roles)
         self._shutter = Shutter(scenario.faults)
+        self.delivered = {}
         start = scenario.route.start_s
         # nobody of the traffic stands where the ego or the cast begin
         self._world.clear(path, start - _CLEAR_BEHIND_M, self._clear_to())
@@ -105,6 +107,11 @@ class Simulation:
     def actors(self) -> tuple[Actor, ...]:
         """Everything but the ego: the traffic, then the scenario's own."""
         return (*self._world.actors(), *self._cast.actors)
+
+    @property
+    def renders(self) -> bool:
+        """True if its pictures show the scene."""
+        return self._stage is not None
 
     @property
     def command(self) -> Command:
@@ -164,7 +171,10 @@ class Simulation:
         """(stamp, JPEG) of the frames that arrive from a camera now; call it once per exposure. `picture` stands in for a rendered one."""
         if picture is not None:
             return self._shutter.expose(camera, self.stamp_ns, lambda: picture, lambda: picture)
-        return self._shutter.expose(camera, self.stamp_ns, lambda: self.jpeg(camera), lambda: self._dark(camera))
+        arriving = self._shutter.expose(camera, self.stamp_ns, lambda: self.jpeg(camera), lambda: self._dark(camera))
+        if arriving:
+            self.delivered[camera] = arriving[-1][1]
+        return arriving
 
     def cells(self, camera: str = "front") -> np.ndarray:
         """Class bits (18, 32) uint8 of the 14-px cells of a picture; see `Cells`."""

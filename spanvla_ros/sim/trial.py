@@ -21,7 +21,6 @@ from spanvla_ros.planning.trajectory import densify
 from spanvla_ros.planning.validity import Limits, violations
 from spanvla_ros.sim import frame as frames
 from spanvla_ros.sim.planners import DrivingPlanner
-from spanvla_ros.sim.scenario import Scenario
 from spanvla_ros.sim.simulation import Simulation
 from spanvla_ros.sim.source import SimulationSource
 
@@ -33,18 +32,6 @@ _FILM = "front"
 _LIMITS = Limits()
 
 
-class _Filmed(Simulation):
-    """Remembers what the front camera delivered last."""
-
-    film: bytes | None = None
-
-    def exposures(self, camera: str, picture: np.ndarray | None = None) -> list[tuple[int, Any]]:
-        arriving = super().exposures(camera, picture)
-        if camera == _FILM and arriving and picture is None:
-            self.film = arriving[-1][1]
-        return arriving
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Made:
     """A plan for the PDM score: frame it was made at, waypoints (8, 3) in base_link."""
@@ -54,13 +41,16 @@ class _Made:
 
 
 class Trial:
-    """Simulation and judge of one scenario. Call `begin` after the reset, `stepped` after every 0.05 s, `planned` for every plan."""
+    """Judge and witness of a simulation's scenario. Call `stepped` after every 0.05 s from the reset on, `planned` for every plan.
 
-    def __init__(self, scenario: Scenario, *, render: bool, black: bool = False, watches: bool = True, time_limit_s: float = np.inf):
-        """watches: the planner asks for the pictures, else they are taken here for the clips alone; time_limit_s: below the scenario's own."""
-        self.simulation = _Filmed(scenario, render=render, black=black)
+    watches: the planner asks for the pictures, else they are taken here for the clips alone; time_limit_s: below the scenario's own.
+    """
+
+    def __init__(self, simulation: Simulation, *, watches: bool = True, time_limit_s: float = np.inf):
+        scenario = simulation.scenario
+        self.simulation = simulation
         self.judge = Judge(scenario.family, scenario.seed, min(scenario.time_limit_s, time_limit_s))
-        self._takes, self._shows = render and not black and not watches, not black
+        self._takes = simulation.renders and not watches
         self._frames: list[frames.Frame] = []
         self._snapshots: list[Snapshot] = []
         self._made: list[_Made] = []
@@ -120,8 +110,6 @@ class Trial:
     def _snapshot(self, truth: Any) -> Snapshot:
         simulation, ego = self.simulation, self.simulation.ego
         stop = simulation.route.path.next_stop(simulation.route_s)
-        if self._takes:
-            simulation.film = simulation.jpeg(_FILM)
         plan = self._plan
         return Snapshot(
             time_s=truth.time_s,
@@ -136,9 +124,15 @@ class Trial:
             plan=np.empty((0, 3)) if plan is None else to_global(plan.pose_odom, plan.waypoints_base),
             stop=simulation.route.path.pose(stop.s) if stop is not None and stop.signal is not None else None,
             lamp=truth.lamp,
-            jpeg=simulation.film if self._shows else None,
+            jpeg=self._picture(),
             text=plan.reasoning if plan is not None else "",
         )
+
+    def _picture(self) -> bytes | None:
+        """What the front camera shows, or showed last."""
+        if self._takes:
+            return self.simulation.jpeg(_FILM)
+        return self.simulation.delivered.get(_FILM) if self.simulation.renders else None
 
     def _ground(self) -> Ground:
         road, route = self.simulation.road, self.simulation.route
@@ -163,11 +157,10 @@ class Trial:
         return {"plans": len(rows), **{name: round(float(np.mean([row[name] for row in rows])), 4) for name in rows[0]}}
 
 
-def drive(scenario: Scenario, planner: DrivingPlanner, *, render: bool = False, black: bool = False) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Drive a scenario to its end: the result (plain JSON values) and the pictures of `Trial.pictures`."""
+def drive(simulation: Simulation, planner: DrivingPlanner) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Drive a simulation's scenario to its end and close it: the result (plain JSON values) and the pictures of `Trial.pictures`."""
     began_s = time.perf_counter()
-    trial = Trial(scenario, render=render, black=black, watches=planner.needs_pictures)
-    simulation = trial.simulation
+    trial = Trial(simulation, watches=planner.needs_pictures)
     source = SimulationSource(simulation, planner.spec, pictures=planner.needs_pictures, on_step=trial.stepped)
     try:
         observation = source.reset()
