@@ -81,7 +81,8 @@ class Planner:
             shift = passing.shift(corridor.side, speed)
             if shift.end_s + shift.ramp_m < s:
                 continue
-            covered |= shift.start_s - shift.ramp_m - 2.0 < s < shift.end_s + shift.ramp_m and passing.offset * u > 0
+            within = shift.start_s - shift.ramp_m - 2.0 < s < shift.end_s + shift.ramp_m
+            covered |= within and passing.offset * u > 0 and abs(passing.offset) > 0.6 * abs(u)
             if passing.use is Use.NOTHING_HELPS:
                 # its own box is a lead already; this stop is further away and certain
                 halts.append((Halt(s=passing.start_s - _BLOCKED_GAP_M), Cause(topic="blocked", s=passing.start_s, actor=passing.main.actor)))
@@ -193,7 +194,8 @@ class Planner:
         high = float(block.high[there].max())
         _, inner, outer, _ = corridor.room(s, s + 30.0)
         middle = self._middle(block, forecast, s)
-        if middle is None:
+        # out on the other side already there is nowhere to go but on
+        if middle is None or any(p.use is Use.ONCOMING for p in choice.passings):
             return None
         side = 1.0 if middle < 0 else -1.0
         room = outer - HALF_WIDTH_M - 0.1 if side * corridor.side < 0 else max(inner - HALF_WIDTH_M - 0.1, 0.0)

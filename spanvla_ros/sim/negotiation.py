@@ -84,6 +84,8 @@ class Negotiator:
         for block in blocks:
             if not block.now or self._goes(rules, block):
                 later.append(block)
+            elif block.actor.speed_mps < 0.3 and block.low[0] < rules.front_s - 0.3:
+                continue  # beside the car without touching it: the line leads away from it
             elif block.low[0] >= rules.s + VEHICLE.center_m:
                 if block.against and block.actor.speed_mps > 0.5 and not _crossing(rules, float(block.low[0])):
                     against = against or block
