@@ -55,8 +55,8 @@ class Block:
         return float(TIMES_S[last + 1]) if last + 1 < len(TIMES_S) else np.inf
 
 
-def find(corridor: Corridor, forecast: Forecast, sweep: Sweep, from_s: float, to_s: float) -> list[Block]:
-    """Blocks of the stretch [from_s, to_s] for a car that covers `sweep`."""
+def find(corridor: Corridor, forecast: Forecast, sweep: Sweep, from_s: float, to_s: float, strict: bool) -> list[Block]:
+    """Blocks of the stretch [from_s, to_s] for a car that covers `sweep`. strict: what comes near later counts as much as what is near now."""
     count = len(forecast.actors)
     if not count:
         return []
@@ -71,11 +71,11 @@ def find(corridor: Corridor, forecast: Forecast, sweep: Sweep, from_s: float, to
         near = ((np.abs(d).reshape(len(rows), steps) < reach[:, None]) & np.isfinite(s).reshape(len(rows), steps)).any(axis=1)
         rows = rows[near]
         if len(rows):
-            blocks += _blocks(corridor, forecast, rows, steps, sweep, from_s, to_s)
+            blocks += _blocks(corridor, forecast, rows, steps, sweep, from_s, to_s, strict)
     return blocks
 
 
-def _blocks(corridor, forecast: Forecast, rows: np.ndarray, steps: int, sweep: Sweep, from_s: float, to_s: float) -> list[Block]:
+def _blocks(corridor, forecast: Forecast, rows: np.ndarray, steps: int, sweep: Sweep, from_s: float, to_s: float, strict: bool) -> list[Block]:
     actors = [forecast.actors[k] for k in rows]
     length = np.array([a.length_m for a in actors])[:, None]
     half = np.array([a.width_m / 2 for a in actors])[:, None, None]

@@ -84,10 +84,11 @@ class Expert:
             wanted = line.at(s)
             error = abs(lateral - wanted[0]), abs(heading - wanted[1])
             sweep = corridor.drift(s, lateral, heading, ego.speed_mps, ego.steer_rad, line, reach)
-            blocks = find(corridor, forecast, sweep, s - 12.0, s + reach)
+            blocks = find(corridor, forecast, sweep, s - 12.0, s + reach, strict=choice.foreign is not None)
             rules = Rules(
                 s=s, lateral_m=lateral, speed_mps=ego.speed_mps, acceleration_mps2=ego.acceleration_mps2, error=error, lines=lines,
                 gives_way_to=gives_way, blends=blends, changes=choice.changes, foreign=choice.foreign,
+                passes=frozenset(o.actor.name for p in choice.passings for o in p.obstacles),
             )  # fmt: skip
             stops = [*halts, *choice.halts]
             return self._negotiator.settle(rules, blocks, stops, choice.caps, followers), rules, line

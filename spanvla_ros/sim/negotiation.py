@@ -20,6 +20,7 @@ _ROUNDS = 5
 _LEAD_BRAKES_MPS2, _LEAD_BRAKES_S = 2.0, 1.2
 _SOON_S = 1.2
 _BEFORE_BLEND_M = 4.0
+_CREEP_GAP_M = 0.8
 _SWING_GAP_M, _QUEUE_M = 4.0, 45.0
 
 
@@ -37,7 +38,7 @@ class Cause:
 class Rules:
     """The ego's situation. s, speed, acceleration now; error to the line; lines: stop lines ahead; gives_way_to: connectors with priority
     over it; blends: stretches where the path changes lanes; changes: it moves into another lane, where others come first;
-    foreign: stretch of the wrong side it wants to use."""
+    foreign: stretch of the wrong side it wants to use; passes: names of the standing things that the line leads past."""
 
     s: float
     lateral_m: float
@@ -49,6 +50,7 @@ class Rules:
     blends: Sequence[tuple[float, float]] = ()
     changes: bool = False
     foreign: tuple[float, float] | None = None
+    passes: frozenset[str] = frozenset()
 
     @property
     def front_s(self) -> float:
@@ -146,6 +148,8 @@ class Negotiator:
         # behind what may stay for good there has to be room to swing out, in a queue at a line there hasn't
         queue = any(block.low[0] < stop.s < block.low[0] + _QUEUE_M for stop in rules.lines)
         extra = _SWING_GAP_M if actor.is_static or (actor.speed_mps < 0.3 and not queue) else 0.0
+        if actor.name in rules.passes or (rules.passes and block.against and actor.speed_mps < 0.5):
+            extra = _CREEP_GAP_M - self._style.gap_m
         lead = Lead(rear_s=rear.tolist(), speed_mps=pace, extra_m=extra)
         leads.append((lead, Cause(topic=topic, s=float(block.low[0]), actor=actor)))
 

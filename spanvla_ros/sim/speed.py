@@ -149,7 +149,7 @@ def _lead_push(style: Style, leads: list[Lead], s: float, speed: float, k: int) 
         rest = style.gap_m + lead.extra_m
         if not -6.0 < gap < 90.0:
             continue
-        if speed < 0.4 and lead.speed_mps < 0.4 and gap < rest + 1.5:
+        if speed < 0.4 and lead.speed_mps < 0.4 and gap < rest + min(1.5, 0.4 * rest):
             return 2 * style.accelerate_mps2
         if lead.gentle:
             # it is not in the lane yet: whoever is still beside it drops back, no more
