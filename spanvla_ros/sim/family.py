@@ -39,8 +39,8 @@ class RouteSpec:
 
     feature: "any" place; "signal" or "junction" (with or without one): its stop line; "straight": the first metre of `stretch_m`
     without bend and junction; "bend": the sharpest point; "crossing": a zebra crossing; "merge": the end of an acceleration
-    lane. lanes: at least so many of the own direction; oncoming: True for a single carriageway with nothing but paint
-    towards the oncoming lane.
+    lane. lanes: at least so many of the own direction; oncoming: True for a road with one lane each way and
+    nothing but paint between them.
     """
 
     feature: Literal["any", "signal", "junction", "straight", "bend", "crossing", "merge"] = "any"

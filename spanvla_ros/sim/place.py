@@ -78,7 +78,7 @@ def _stations(road: RoadMap, path: Path, spec: RouteSpec) -> list[float]:
     if spec.lanes > 1:
         free &= path.inner_m > (spec.lanes - 0.6) * width
     if spec.oncoming:
-        free &= (path.oncoming_m > 2.5) & (path.inner_m < width)
+        free &= (path.oncoming_m > 2.5) & (path.inner_m < width) & (path.outer_m < width)
     need = int(spec.stretch_m / SPACING_M)
     total = np.r_[0, np.cumsum(free)]
     starts = np.flatnonzero(total[need:] - total[: len(total) - need] == need)
