@@ -5,7 +5,7 @@ the preset config/topics/carla_bridge.yaml, the route is that of carla_waypoint_
 a controller has to follow ~/output/trajectory and publish /carla/<role_name>/vehicle_control_cmd.
 The bridge (last release: for CARLA 0.9.13) gives the odometry of the vehicle's origin, not of its rear axle: the camera is
 mounted as if the rear axle were there, so that picture and motion fit together. Not run against a server; the judged
-closed loop on CARLA 0.9.16 is `spanvla_ros.sim.carla`, which needs no bridge.
+closed loop on CARLA 0.9.16 is `spanvla_ros.sim.carla.source`, which needs no bridge.
 
 ros2 launch spanvla_ros carla.launch.py host:=localhost port:=2000 rviz:=true
 ros2 launch spanvla_ros carla.launch.py --show-args

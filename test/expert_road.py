@@ -12,12 +12,12 @@ from spanvla_ros.contracts import NS_PER_S, Command
 from spanvla_ros.sim import ego as bicycle
 from spanvla_ros.sim import tracker
 from spanvla_ros.sim.actor import SIZES, Actor
+from spanvla_ros.sim.driver.expert import Expert
+from spanvla_ros.sim.driver.style import Style
 from spanvla_ros.sim.ego import EgoState
-from spanvla_ros.sim.expert import Expert
-from spanvla_ros.sim.lanes import Lane
-from spanvla_ros.sim.road import RoadMap
-from spanvla_ros.sim.route import Route
-from spanvla_ros.sim.style import Style
+from spanvla_ros.sim.roads.lanes import Lane
+from spanvla_ros.sim.roads.road import RoadMap
+from spanvla_ros.sim.roads.route import Route
 
 CROSS_X = 150.0  # the junction's middle; the stop line of the route lies 10 m before it
 LINE_X = CROSS_X - 10.0

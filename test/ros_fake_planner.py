@@ -10,6 +10,7 @@ import sys
 import time
 
 from helpers import demo_spec
+
 from spanvla_ros.planning import tokenizer as tokens
 from spanvla_ros.planning.planner import Planner
 from spanvla_ros.planning.prompt import FAST_TEXT, answer

@@ -1,11 +1,10 @@
 import json
 
+import bags
 import cv2
 import numpy as np
 import pytest
-
-import bags
-from bags import IMAGE, ODOMETRY, S, START_NS
+from bags import IMAGE, ODOMETRY, START_NS, S
 from helpers import demo_spec
 from rosbags.rosbag2 import StoragePlugin
 

@@ -5,10 +5,10 @@ import subprocess
 import sys
 from collections import Counter
 
+import bags
 import numpy as np
 import pytest
 
-import bags
 from spanvla_ros.cli import demo
 from spanvla_ros.cli.main import main
 

@@ -73,7 +73,7 @@ def test_bad_input_is_one_line(arguments, message, capsys):
 
 def test_a_machine_that_can_not_draw_says_so_before_the_first_drive(tmp_path, monkeypatch, capsys):
     moderngl = pytest.importorskip("moderngl")
-    from spanvla_ros.sim.renderer import Renderer
+    from spanvla_ros.sim.pictures.renderer import Renderer
 
     def fail(**_):
         raise RuntimeError("libEGL.so.1 not found")

@@ -5,7 +5,6 @@ import shutil
 
 import numpy as np
 import pytest
-
 from test_data_collect import folder  # noqa: F401  (a fixture)
 
 pytest.importorskip("jsonschema", reason="needs the extra [data]")

@@ -14,7 +14,7 @@ from spanvla_ros.data.shards import Dataset
 from spanvla_ros.geometry import to_local
 from spanvla_ros.planning import prompt
 from spanvla_ros.planning.inputs import Grid
-from spanvla_ros.sim.renderer import encode
+from spanvla_ros.sim.pictures.renderer import encode
 
 DEMO = Grid(cameras=("front",), frame_offsets_s=(-0.5, 0.0), history_offsets_s=(-1.5, -1.0, -0.5, 0.0))
 

@@ -6,8 +6,8 @@ from importlib import resources
 import cv2
 import numpy as np
 import pytest
-
 from helpers import S, demo_spec, history
+
 from spanvla_ros.contracts import Command, DataError, Image, Observation
 from spanvla_ros.data.sample import Sample, to_record
 from spanvla_ros.data.shards import Dataset, ShardWriter, finished, write_map

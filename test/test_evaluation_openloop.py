@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-
 from helpers import S
+
 from spanvla_ros import geometry
 from spanvla_ros.contracts import Plan
 from spanvla_ros.evaluation.openloop import ade, constant_velocity, percentiles, recorded_future

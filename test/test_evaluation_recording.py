@@ -1,8 +1,8 @@
+import bags
 import numpy as np
 import pytest
-
-import bags
 from helpers import S, demo_spec
+
 from spanvla_ros.contracts import NotReady, Plan
 from spanvla_ros.evaluation.recording import Recording
 from spanvla_ros.planning.messages import OdometrySample

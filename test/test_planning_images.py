@@ -1,8 +1,8 @@
 import cv2
 import numpy as np
 import pytest
-
 from helpers import demo_spec
+
 from spanvla_ros.contracts import InputError
 from spanvla_ros.planning import images
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-
 from helpers import demo_spec, history
+
 from spanvla_ros.contracts import Command, ConfigError, InputError
 from spanvla_ros.planning import motion, prompt, tokenizer
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spanvla_ros.sim.camera import CAMERAS, FRONT, FRONT_LEFT, FRONT_RIGHT, Camera
+from spanvla_ros.sim.pictures.camera import CAMERAS, FRONT, FRONT_LEFT, FRONT_RIGHT, Camera
 
 RIGS = Path(__file__).parents[1] / "config" / "rigs"
 POSE = np.array([12.0, -3.0, 2.1])

@@ -12,14 +12,14 @@ from helpers import demo_spec
 from spanvla_ros.contracts import VEHICLE, ConfigError, SpanVLAError
 from spanvla_ros.evaluation.driving import Judge
 from spanvla_ros.planning import preprocess, prompt, tokenizer
-from spanvla_ros.sim import carla as carla_room
-from spanvla_ros.sim import carla_stage
-from spanvla_ros.sim import scenario as scenarios
 from spanvla_ros.sim.actor import SIZES
-from spanvla_ros.sim.camera import CAMERAS, FRONT
-from spanvla_ros.sim.carla_frame import Body, Pedals, pose, transform
+from spanvla_ros.sim.carla import source as carla_room
+from spanvla_ros.sim.carla import stage as carla_stage
+from spanvla_ros.sim.carla.frame import Body, Pedals, pose, transform
 from spanvla_ros.sim.ego import EgoState
+from spanvla_ros.sim.pictures.camera import CAMERAS, FRONT
 from spanvla_ros.sim.planners import SIMPLE_PLANNERS
+from spanvla_ros.sim.scenarios import scenario as scenarios
 from spanvla_ros.sim.simulation import Simulation
 from spanvla_ros.sim.source import SimulationSource
 
@@ -229,7 +229,7 @@ class Replay(Simulation):
             self._record()
 
     def jpeg(self, camera="front"):
-        from spanvla_ros.sim.renderer import encode
+        from spanvla_ros.sim.pictures.renderer import encode
 
         view = self._camera(camera)
         u, v, depth = view.project(self.ego.pose, self._marks)
@@ -289,7 +289,7 @@ def test_faults_of_the_connection_are_one_clear_line(drives, monkeypatch):
 
 def test_faults_of_the_server_are_one_clear_line(drives, monkeypatch):
     drive = drives(TYPES["simple"], family="lane")
-    monkeypatch.setattr("spanvla_ros.sim.carla_stage._PICTURE_WAIT_S", 0.05)
+    monkeypatch.setattr("spanvla_ros.sim.carla.stage._PICTURE_WAIT_S", 0.05)
     monkeypatch.setattr(carla_fake.Camera, "broken", True)
     with pytest.raises(SpanVLAError, match="camera 'front' sent no picture"):
         drive.start()

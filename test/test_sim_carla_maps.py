@@ -9,8 +9,8 @@ import pytest
 from shapely.geometry import LineString, MultiLineString, Point, Polygon
 
 from spanvla_ros.geometry import wrap
-from spanvla_ros.sim import maps, opendrive
-from spanvla_ros.sim import road as roads
+from spanvla_ros.sim.roads import maps, opendrive
+from spanvla_ros.sim.roads import road as roads
 
 carla = pytest.importorskip("carla", reason="the carla wheel is an extra: pip install 'spanvla_ros[carla]'")
 

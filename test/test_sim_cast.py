@@ -6,9 +6,9 @@ import pytest
 pytest.importorskip("libsumo", reason="needs the extra [sim]")
 
 from spanvla_ros.contracts import VEHICLE
-from spanvla_ros.sim import road
-from spanvla_ros.sim.cast import Cast, Phase, Role, Track
 from spanvla_ros.sim.ego import EgoState
+from spanvla_ros.sim.roads import road
+from spanvla_ros.sim.scenarios.cast import Cast, Phase, Role, Track
 
 LINE = np.array([(0.0, 0.0), (300.0, 0.0)])
 

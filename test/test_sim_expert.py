@@ -12,8 +12,8 @@ pytest.importorskip("shapely")
 from expert_road import CROSS_X, CRUISE, LINE_X, Lamps, at, drive, make_expert, make_road, thing  # noqa: E402
 
 from spanvla_ros.contracts import VEHICLE, ConfigError  # noqa: E402
-from spanvla_ros.sim.decision import Lateral, Longitudinal  # noqa: E402
-from spanvla_ros.sim.style import Style  # noqa: E402
+from spanvla_ros.sim.driver.decision import Lateral, Longitudinal  # noqa: E402
+from spanvla_ros.sim.driver.style import Style  # noqa: E402
 
 
 def test_a_free_road_is_driven_at_cruise_speed_in_fast_mode():

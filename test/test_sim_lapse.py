@@ -6,12 +6,12 @@ import pytest
 pytest.importorskip("libsumo", reason="needs the extra [sim]")
 pytest.importorskip("shapely", reason="needs the extra [sim]")
 
-from spanvla_ros.sim import lapse as lapses
-from spanvla_ros.sim import scenario as scenarios
-from spanvla_ros.sim.family import FAMILIES
-from spanvla_ros.sim.lapse import KINDS, Careless
+from spanvla_ros.sim.driver import lapse as lapses
+from spanvla_ros.sim.driver.lapse import KINDS, Careless
+from spanvla_ros.sim.driver.style import Style
+from spanvla_ros.sim.scenarios import scenario as scenarios
+from spanvla_ros.sim.scenarios.family import FAMILIES
 from spanvla_ros.sim.simulation import Simulation
-from spanvla_ros.sim.style import Style
 
 
 @pytest.mark.parametrize("kind", KINDS)

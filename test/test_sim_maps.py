@@ -3,7 +3,7 @@ import gzip
 import pytest
 
 from spanvla_ros.contracts import ConfigError
-from spanvla_ros.sim import maps
+from spanvla_ros.sim.roads import maps
 
 
 @pytest.mark.parametrize("kind", maps.KINDS)

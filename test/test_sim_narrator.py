@@ -11,9 +11,9 @@ import pytest
 pytest.importorskip("shapely")
 from expert_road import LINE_X, Lamps, at, drive, make_expert, make_road, thing  # noqa: E402
 
-from spanvla_ros.sim.decision import Lateral, Longitudinal  # noqa: E402
-from spanvla_ros.sim.narrator import Narrator  # noqa: E402
-from spanvla_ros.sim.wording import TOPICS  # noqa: E402
+from spanvla_ros.sim.driver.decision import Lateral, Longitudinal  # noqa: E402
+from spanvla_ros.sim.driver.narrator import Narrator  # noqa: E402
+from spanvla_ros.sim.driver.wording import TOPICS  # noqa: E402
 
 CLASSES = {"Vehicle", "VRU", "Lane", "Traffic Sign", "Ego states", "Road Events"}
 BRAKES = {Longitudinal.STOP_FOR_STATIC_CONSTRAINTS, Longitudinal.YIELD}

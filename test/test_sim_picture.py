@@ -13,13 +13,14 @@ pytest.importorskip("sumolib")
 import shapely
 
 from spanvla_ros.contracts import Command, ConfigError, SpanVLAError
-from spanvla_ros.sim import cells, look, road, scenery
 from spanvla_ros.sim.actor import SIZES, STATIC, Actor
-from spanvla_ros.sim.camera import CAMERAS, FRONT
 from spanvla_ros.sim.ego import EgoState
-from spanvla_ros.sim.renderer import Renderer, encode
-from spanvla_ros.sim.road import HEAD_LAMPS_M
-from spanvla_ros.sim.stage import Stage
+from spanvla_ros.sim.pictures import cells, look, scenery
+from spanvla_ros.sim.pictures.camera import CAMERAS, FRONT
+from spanvla_ros.sim.pictures.renderer import Renderer, encode
+from spanvla_ros.sim.pictures.stage import Stage
+from spanvla_ros.sim.roads import road
+from spanvla_ros.sim.roads.road import HEAD_LAMPS_M
 
 PITCHED = dataclasses.replace(FRONT, pitch_rad=math.radians(3.0), yaw_rad=math.radians(-2.0))
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from spanvla_ros.contracts import Command, ConfigError
-from spanvla_ros.sim import maps, road
+from spanvla_ros.sim.roads import maps, road
 
 shapely = pytest.importorskip("shapely")
 

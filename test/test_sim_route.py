@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from spanvla_ros.contracts import Command, ConfigError
-from spanvla_ros.sim import maps, road
-from spanvla_ros.sim.route import SPACING_M, Route
+from spanvla_ros.sim.roads import maps, road
+from spanvla_ros.sim.roads.route import SPACING_M, Route
 
 shapely = pytest.importorskip("shapely")
 

@@ -9,9 +9,10 @@ pytest.importorskip("libsumo", reason="needs the extra [sim]")
 
 from shapely.geometry import Point
 
-from spanvla_ros.sim import family, place, road, scenario
-from spanvla_ros.sim.family import FAMILIES, RouteSpec
-from spanvla_ros.sim.scenario import build, parse_families, parse_seeds
+from spanvla_ros.sim.roads import road
+from spanvla_ros.sim.scenarios import family, place, scenario
+from spanvla_ros.sim.scenarios.family import FAMILIES, RouteSpec
+from spanvla_ros.sim.scenarios.scenario import build, parse_families, parse_seeds
 
 
 def test_families_and_seeds_of_a_command_line():

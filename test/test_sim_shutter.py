@@ -2,7 +2,7 @@ import pytest
 
 pytest.importorskip("libsumo", reason="needs the extra [sim]")
 
-from spanvla_ros.sim.scenario import Fault
+from spanvla_ros.sim.scenarios.scenario import Fault
 from spanvla_ros.sim.shutter import Shutter
 
 STEP = 100_000_000

@@ -2,7 +2,7 @@ import pytest
 
 pytest.importorskip("libsumo", reason="needs the extra [sim]")
 
-from spanvla_ros.sim import road
+from spanvla_ros.sim.roads import road
 from spanvla_ros.sim.signals import ALL_RED_S, YELLOW_S, Signals
 
 

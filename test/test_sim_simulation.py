@@ -8,8 +8,8 @@ from spanvla_ros.planning.inputs import Grid
 
 pytest.importorskip("libsumo", reason="needs the extra [sim]")
 
-from spanvla_ros.sim import scenario
-from spanvla_ros.sim.camera import FRONT
+from spanvla_ros.sim.pictures.camera import FRONT
+from spanvla_ros.sim.scenarios import scenario
 from spanvla_ros.sim.simulation import Simulation
 from spanvla_ros.sim.source import SimulationSource
 
@@ -30,7 +30,7 @@ def make():
 
 @pytest.fixture
 def pictures():
-    from spanvla_ros.sim.renderer import Renderer
+    from spanvla_ros.sim.pictures.renderer import Renderer
 
     try:
         return Renderer.shared()

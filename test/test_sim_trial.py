@@ -9,9 +9,9 @@ import pytest
 pytest.importorskip("libsumo")
 
 from spanvla_ros.contracts import InputError  # noqa: E402
-from spanvla_ros.sim import scenario  # noqa: E402
-from spanvla_ros.sim.simulation import Simulation  # noqa: E402
 from spanvla_ros.sim.planners import ConstantVelocity, ExpertPlanner  # noqa: E402
+from spanvla_ros.sim.scenarios import scenario  # noqa: E402
+from spanvla_ros.sim.simulation import Simulation  # noqa: E402
 from spanvla_ros.sim.trial import Trial, drive  # noqa: E402
 
 

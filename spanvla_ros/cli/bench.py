@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
 def _simulator(suite: str, seeds: str) -> dict[str, Any]:
     """Resets, which load the map, are not counted."""
     from spanvla_ros.evaluation.driving import Judge
-    from spanvla_ros.sim import scenario as scenarios
+    from spanvla_ros.sim.scenarios import scenario as scenarios
     from spanvla_ros.sim.simulation import Simulation
 
     built = [scenarios.build(family, seed) for family in scenarios.parse_families(suite) for seed in scenarios.parse_seeds(seeds)]

@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _sim(args: argparse.Namespace) -> int:
     from spanvla_ros.data.collect import collect
-    from spanvla_ros.sim import scenario as scenarios
+    from spanvla_ros.sim.scenarios import scenario as scenarios
 
     families, seeds = scenarios.parse_families(args.families), scenarios.parse_seeds(args.seeds)
     if min(seeds) < 0 or max(seeds) >= 6000:

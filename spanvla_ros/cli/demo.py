@@ -44,7 +44,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     from spanvla_ros.engine.load import load_planner
     from spanvla_ros.evaluation import report
-    from spanvla_ros.sim import scenario as scenarios
+    from spanvla_ros.sim.scenarios import scenario as scenarios
 
     families, seeds = scenarios.parse_families(args.families), scenarios.parse_seeds(args.seeds)
     engine = args.engine or share(DEMO_ENGINE)

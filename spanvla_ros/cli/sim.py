@@ -18,7 +18,7 @@ from spanvla_ros.share import DEMO_ENGINE, share
 
 if TYPE_CHECKING:
     from spanvla_ros.sim.planners import DrivingPlanner
-    from spanvla_ros.sim.scenario import Scenario
+    from spanvla_ros.sim.scenarios.scenario import Scenario
     from spanvla_ros.sim.simulation import Simulation
 
 EXAMPLE = """examples:
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> list[Scenario]:
     """All that can be wrong, before anything is driven or written."""
-    from spanvla_ros.sim import scenario as building
+    from spanvla_ros.sim.scenarios import scenario as building
 
     seeds = building.parse_seeds(args.seeds)
     families = building.parse_families(args.suite)
@@ -108,7 +108,7 @@ def _check(args: argparse.Namespace) -> list[Scenario]:
         raise ConfigError(f"--carla can't be combined with {'--ros' if args.ros else '--black'}")
     scenarios = [building.build(family, seed) for family in families for seed in seeds]
     if args.render == "gl" and not args.black and not args.carla:
-        from spanvla_ros.sim.renderer import Renderer
+        from spanvla_ros.sim.pictures.renderer import Renderer
 
         Renderer.shared()  # a machine that can't draw says so before the first drive
     return scenarios
@@ -133,7 +133,7 @@ class _Worker:
 
     def __init__(self, planner: str, engine: Path | None, render: bool, black: bool, carla: str | None = None):
         if carla:
-            from spanvla_ros.sim.carla import connect
+            from spanvla_ros.sim.carla.source import connect
 
             self._server = connect(carla)
         self.planner, self._render, self._black, self._carla = make_planner(planner, engine), render, black, carla
@@ -145,7 +145,7 @@ class _Worker:
 
     def _simulation(self, scenario: Scenario) -> Simulation:
         if self._carla:
-            from spanvla_ros.sim.carla import CarlaSimulation
+            from spanvla_ros.sim.carla.source import CarlaSimulation
 
             return CarlaSimulation(*self._server, scenario, tuple(self.planner.spec.cameras) if self._render else ())
         from spanvla_ros.sim.simulation import Simulation
@@ -163,7 +163,7 @@ def _begin(*arguments: Any) -> None:
 
 
 def _drive(family: str, seed: int) -> tuple[dict[str, Any], dict[str, bytes]]:
-    from spanvla_ros.sim.scenario import build
+    from spanvla_ros.sim.scenarios.scenario import build
 
     return _worker.drive(build(family, seed))
 

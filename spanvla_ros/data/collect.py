@@ -27,16 +27,16 @@ from spanvla_ros.planning.inputs import InputBuffer
 from spanvla_ros.planning.prompt import reasoning_text
 from spanvla_ros.planning.trajectory import densify
 from spanvla_ros.sim import chart as charts
-from spanvla_ros.sim import family as families_of
-from spanvla_ros.sim import road as roads
-from spanvla_ros.sim import scenario as scenarios
-from spanvla_ros.sim.cells import Cells
-from spanvla_ros.sim.decision import Decision
+from spanvla_ros.sim.driver.decision import Decision
+from spanvla_ros.sim.driver.lapse import Careless, Lapse
+from spanvla_ros.sim.driver.style import Style
 from spanvla_ros.sim.frame import to_document
-from spanvla_ros.sim.lapse import Careless, Lapse
-from spanvla_ros.sim.scenario import Fault, Scenario
+from spanvla_ros.sim.pictures.cells import Cells
+from spanvla_ros.sim.roads import road as roads
+from spanvla_ros.sim.scenarios import family as families_of
+from spanvla_ros.sim.scenarios import scenario as scenarios
+from spanvla_ros.sim.scenarios.scenario import Fault, Scenario
 from spanvla_ros.sim.simulation import Simulation
-from spanvla_ros.sim.style import Style
 
 GENERATOR = f"spanvla_ros {__version__} collect/2"
 LIMIT_S = 25.0
@@ -139,8 +139,8 @@ def _driven_by_engine(simulation: Simulation, engine: str, limit_s: float) -> tu
 
 def _pictures(scenario: Scenario, log: Log, chosen: list[Choice]) -> dict[tuple[str, int], bytes]:
     """JPEG by camera and stamp, of what the samples need."""
-    from spanvla_ros.sim.renderer import encode
-    from spanvla_ros.sim.stage import Stage
+    from spanvla_ros.sim.pictures.renderer import encode
+    from spanvla_ros.sim.pictures.stage import Stage
 
     stamps = sorted({frame.stamp_ns for choice in chosen for frame in choice.instant.observation.images["front"]})
     if not stamps:

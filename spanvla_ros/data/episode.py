@@ -13,7 +13,7 @@ from spanvla_ros.contracts import NS_PER_S, Command, Observation, Trajectory
 from spanvla_ros.planning.inputs import Grid, InputBuffer
 from spanvla_ros.sim import frame as frames_of
 from spanvla_ros.sim.actor import Actor
-from spanvla_ros.sim.decision import Decision
+from spanvla_ros.sim.driver.decision import Decision
 from spanvla_ros.sim.ego import STEP_S, EgoState
 from spanvla_ros.sim.frame import Frame
 from spanvla_ros.sim.signals import Signals

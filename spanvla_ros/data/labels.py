@@ -15,7 +15,7 @@ from spanvla_ros.data.episode import FUTURE_FRAMES, Instant, Log
 from spanvla_ros.data.scoring import judge
 from spanvla_ros.sim import frame as frames_of
 from spanvla_ros.sim.chart import Chart, Guide
-from spanvla_ros.sim.lapse import Lapse
+from spanvla_ros.sim.driver.lapse import Lapse
 
 # shares of the labels over many drives, in equal parts with and without a lapse; +-TOLERANCE is as planned
 PLANNED = {"pos": 0.70, "neg": 0.15, "rec": 0.15}

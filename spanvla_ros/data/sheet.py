@@ -12,7 +12,7 @@ import numpy as np
 from spanvla_ros.data.sample import Sample
 from spanvla_ros.data.shards import Dataset
 from spanvla_ros.geometry import to_global, to_local
-from spanvla_ros.sim.camera import Camera
+from spanvla_ros.sim.pictures.camera import Camera
 
 CAMERAS = ("front_left", "front", "front_right")
 _WIDTH, _HEIGHT, _TEXT = 336, 189, 430

@@ -11,9 +11,9 @@ from std_msgs.msg import String
 from trajectory_msgs.msg import MultiDOFJointTrajectory
 from visualization_msgs.msg import MarkerArray
 
+from spanvla_ros.planning.supervisor import Output
 from spanvla_ros.ros import conversions, qos
 from spanvla_ros.ros.markers import markers
-from spanvla_ros.planning.supervisor import Output
 
 
 class Outputs:

@@ -24,10 +24,10 @@ from spanvla_ros.contracts import NS_PER_S, ConfigError, SpanVLAError, Trajector
 from spanvla_ros.evaluation.results import Results
 from spanvla_ros.ros import conversions, parameters, qos, topics
 from spanvla_ros.ros.link import Answer, PlannerLink
-from spanvla_ros.sim import scenario as scenarios
-from spanvla_ros.sim.camera import CAMERAS
 from spanvla_ros.sim.ego import STEP_S
-from spanvla_ros.sim.scenario import Scenario
+from spanvla_ros.sim.pictures.camera import CAMERAS
+from spanvla_ros.sim.scenarios import scenario as scenarios
+from spanvla_ros.sim.scenarios.scenario import Scenario
 from spanvla_ros.sim.simulation import Simulation
 from spanvla_ros.sim.trial import Trial
 

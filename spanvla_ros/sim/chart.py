@@ -12,8 +12,8 @@ import shapely
 
 from spanvla_ros.contracts import DataError
 from spanvla_ros.evaluation.pdm.scene import Area
-from spanvla_ros.sim.road import RoadMap
-from spanvla_ros.sim.route import Route
+from spanvla_ros.sim.roads.road import RoadMap
+from spanvla_ros.sim.roads.route import Route
 
 # a lane and its junction, or the two directions of a road, meet with gaps and slivers of some centimetres
 _SEAM_M = 0.15

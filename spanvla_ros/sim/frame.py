@@ -16,8 +16,8 @@ from spanvla_ros.geometry import to_local, wrap
 from spanvla_ros.sim import chart as charts
 from spanvla_ros.sim.chart import Chart, Guide
 from spanvla_ros.sim.ego import EgoState
-from spanvla_ros.sim.road import RoadMap
-from spanvla_ros.sim.route import Route
+from spanvla_ros.sim.roads.road import RoadMap
+from spanvla_ros.sim.roads.route import Route
 
 if TYPE_CHECKING:
     from spanvla_ros.sim.simulation import Simulation

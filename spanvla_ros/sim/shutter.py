@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from spanvla_ros.contracts import NS_PER_S
-from spanvla_ros.sim.scenario import Fault
+from spanvla_ros.sim.scenarios.scenario import Fault
 
 Picture = TypeVar("Picture")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from spanvla_ros.sim.road import RoadMap
+from spanvla_ros.sim.roads.road import RoadMap
 
 YELLOW_S = 3.0
 ALL_RED_S = 1.5

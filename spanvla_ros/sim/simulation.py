@@ -11,22 +11,22 @@ import numpy as np
 
 from spanvla_ros.contracts import NS_PER_S, VEHICLE, Command, InputError, Trajectory
 from spanvla_ros.sim import ego as bicycle
-from spanvla_ros.sim import road as roads
 from spanvla_ros.sim import tracker
 from spanvla_ros.sim.actor import Actor
-from spanvla_ros.sim.camera import Camera
-from spanvla_ros.sim.cast import Cast
-from spanvla_ros.sim.cells import Cells
-from spanvla_ros.sim.decision import Decision
+from spanvla_ros.sim.driver.decision import Decision
+from spanvla_ros.sim.driver.expert import Expert
+from spanvla_ros.sim.driver.style import Style
 from spanvla_ros.sim.ego import STEP_S, EgoState
-from spanvla_ros.sim.expert import Expert
-from spanvla_ros.sim.schedule import Schedule
-from spanvla_ros.sim.road import RoadMap
-from spanvla_ros.sim.route import Route
-from spanvla_ros.sim.scenario import Scenario
+from spanvla_ros.sim.pictures.camera import Camera
+from spanvla_ros.sim.pictures.cells import Cells
+from spanvla_ros.sim.roads import road as roads
+from spanvla_ros.sim.roads.road import RoadMap
+from spanvla_ros.sim.roads.route import Route
+from spanvla_ros.sim.scenarios.cast import Cast
+from spanvla_ros.sim.scenarios.scenario import Scenario
+from spanvla_ros.sim.scenarios.schedule import Schedule
 from spanvla_ros.sim.shutter import Shutter
 from spanvla_ros.sim.signals import Signals
-from spanvla_ros.sim.style import Style
 from spanvla_ros.sim.truth import Truth, Witness
 from spanvla_ros.sim.world import World
 
@@ -61,7 +61,7 @@ class Simulation:
         self._witness = Witness(self.road, scenario)
         self._stage = None
         if render and not black:
-            from spanvla_ros.sim.stage import Stage
+            from spanvla_ros.sim.pictures.stage import Stage
 
             self._stage = Stage(self.road, scenario.seed, scenario.look)
         self._world: World | None = None
@@ -163,7 +163,7 @@ class Simulation:
             return self._dark(camera)
         if self._stage is None:
             raise InputError("this simulation was made with render=False, it has no pictures")
-        from spanvla_ros.sim.renderer import encode
+        from spanvla_ros.sim.pictures.renderer import encode
 
         return encode(self._stage.picture(self._camera(camera), self.ego, self.actors, self.signals, self.stamp_ns), self.scenario.jpeg_quality)
 
@@ -185,7 +185,7 @@ class Simulation:
         return self._witness.truth(self.time_s, self.ego, self._route_s, self._held_s, self.actors, self.signals)
 
     def _dark(self, camera: str) -> bytes:
-        from spanvla_ros.sim.renderer import encode
+        from spanvla_ros.sim.pictures.renderer import encode
 
         view = self._camera(camera)
         return encode(np.zeros((view.height, view.width, 3), np.uint8), self.scenario.jpeg_quality)

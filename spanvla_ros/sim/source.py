@@ -9,8 +9,8 @@ import numpy as np
 from spanvla_ros.contracts import ModelSpec, NotReady, Observation, Plan, Source, Trajectory
 from spanvla_ros.planning.inputs import Grid, InputBuffer
 from spanvla_ros.planning.trajectory import densify
-from spanvla_ros.sim.camera import FRONT
 from spanvla_ros.sim.ego import STEP_S
+from spanvla_ros.sim.pictures.camera import FRONT
 from spanvla_ros.sim.simulation import Simulation
 
 _BLANK = np.zeros((FRONT.height, FRONT.width, 3), np.uint8)

@@ -10,8 +10,8 @@ from spanvla_ros.contracts import VEHICLE
 from spanvla_ros.evaluation.driving import Thing, Truth
 from spanvla_ros.sim.actor import Actor
 from spanvla_ros.sim.ego import EgoState, footprint
-from spanvla_ros.sim.road import RoadMap
-from spanvla_ros.sim.scenario import Scenario
+from spanvla_ros.sim.roads.road import RoadMap
+from spanvla_ros.sim.scenarios.scenario import Scenario
 from spanvla_ros.sim.signals import Signals
 
 _NEAR_M = 30.0

@@ -13,11 +13,11 @@ from pathlib import Path as FilePath
 import numpy as np
 
 from spanvla_ros.contracts import VEHICLE, SpanVLAError
-from spanvla_ros.sim import maps
 from spanvla_ros.sim.actor import SIZES, Actor
 from spanvla_ros.sim.ego import STEP_S, EgoState
-from spanvla_ros.sim.road import RoadMap, load
-from spanvla_ros.sim.route import Path
+from spanvla_ros.sim.roads import maps
+from spanvla_ros.sim.roads.road import RoadMap, load
+from spanvla_ros.sim.roads.route import Path
 from spanvla_ros.sim.signals import Signals
 
 _WARM_UP_S = 25.0

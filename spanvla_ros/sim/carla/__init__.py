@@ -1,0 +1,1 @@
+"""CARLA as a simulator: its physics and pictures, our scenarios and judge."""

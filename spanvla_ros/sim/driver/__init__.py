@@ -1,0 +1,1 @@
+"""The expert driver: what it plans, why, in which words; and bad drivers."""

@@ -1,0 +1,1 @@
+"""What the cameras see: meshes, looks, the renderer, and class bits by geometry."""

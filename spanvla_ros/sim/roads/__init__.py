@@ -1,0 +1,1 @@
+"""Maps, roads and paths: generated or committed SUMO nets, what lies on them, OpenDRIVE."""

@@ -1,0 +1,1 @@
+"""Scenario families and the episodes that seeds make of them."""
