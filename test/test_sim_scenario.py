@@ -71,7 +71,7 @@ def test_the_feature_lies_on_the_route_with_room_before_and_behind(name):
     (RouteSpec(feature="bend", before_m=40, length_m=120), lambda path, s: 1 / 80 <= abs(path.curvature_at(s)) <= 1 / 15),
 ])  # fmt: skip
 def test_places_are_as_asked_for(spec, holds):
-    world = road.load("town-6000")
+    world = road.load("ring-6000" if spec.oncoming else "town-6000")
     for seed in range(5):
         route, feature_s = place.find(world, spec, np.random.default_rng(seed))
         assert holds(route.path, feature_s)
