@@ -127,6 +127,11 @@ def test_clips_are_for_failures_and_show_the_moment():
     assert abs(frames_of(birdview.clip(tape(jpeg=jpeg, text="the road is free"))) - inside) <= 1
 
 
+def test_a_caption_that_wraps_in_some_frames_is_no_obstacle():
+    long = {"type": "left_the_lanes_of_its_own_direction_for_a_rather_long_way", "time_s": 8.0}
+    assert frames_of(birdview.clip(tape(infractions=[long]))) == frames_of(birdview.clip(tape()))
+
+
 def test_drawings_are_valid_and_number_what_went_wrong():
     for text in (sketch.from_above(tape()), sketch.speed(tape())):
         root = ElementTree.fromstring(text)

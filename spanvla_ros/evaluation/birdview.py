@@ -73,6 +73,9 @@ def clip(tape: Tape) -> bytes | None:
     chosen = list(tape.around(tape.fault_s, BEFORE_S, AFTER_S))
     lines = 3 if any(now.text for now in chosen) else 1
     frames = [_frame(tape, now, marked, lines) for now in chosen]
+    # a long line of text wraps, and makes its frame taller
+    tallest = max((len(frame) for frame in frames), default=0)
+    frames = [np.pad(frame, ((0, tallest - len(frame)), (0, 0), (0, 0)), mode="edge") for frame in frames]
     return webp.encode(frames, round(1000 * PERIOD_S)) if frames else None
 
 
