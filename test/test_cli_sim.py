@@ -62,7 +62,7 @@ def test_comparison(tmp_path, capsys):
         (["--planner", "spanvla", "--render", "none"], "needs pictures"),
         (["--planner", "spanvla", "--suite", "lane", "--render", "gl", "--engine", "/nowhere"], "/nowhere"),
         (["--planner", "expert", "--engine", "/nowhere"], "--engine is for --planner spanvla"),
-        (["--planner", "ego_mlp", "--ros", "--workers", "2"], "--ros drives one episode after the other"),
+        (["--planner", "ego_mlp", "--ros", "--workers", "2"], "--ros and --carla drive one episode after the other"),
     ],
 )
 def test_bad_input_is_one_line(arguments, message, capsys):

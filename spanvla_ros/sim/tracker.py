@@ -15,6 +15,7 @@ _POSITION_GAIN = 0.25  # 1/s^2
 _LOOK_AHEAD_S = 0.55
 _MIN_LOOK_AHEAD_M = 3.2
 _HOLD_SPEED_MPS = 0.15
+_CREEP_MPS = 0.6
 _HOLD_BRAKING_MPS2 = 1.5
 _COMFORT_BRAKING_MPS2 = 2.5
 
@@ -34,7 +35,8 @@ def control(state: EgoState, trajectory: Trajectory | None, stamp_ns: int) -> tu
     speed = float(np.interp(now, trajectory.times_s, trajectory.speeds_mps))
     feed = float(np.interp(ahead, trajectory.times_s, trajectory.accelerations_mps2))
     soon = float(np.interp(min(now + 0.5, end), trajectory.times_s, trajectory.speeds_mps))
-    if state.speed_mps < _HOLD_SPEED_MPS and max(speed, soon) < _HOLD_SPEED_MPS:
+    # a plan made in the last moment before a standstill begins with the measured speed: without its next half second a car would creep on
+    if state.speed_mps < _CREEP_MPS and soon < _HOLD_SPEED_MPS:
         return -_HOLD_BRAKING_MPS2, state.steer_rad
     reference = interpolate_poses(trajectory.times_s, trajectory.poses_odom, np.array([now]))[0]
     lag = float(to_local(state.pose, reference)[0])
