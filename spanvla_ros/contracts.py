@@ -187,13 +187,17 @@ class Trajectory:
     yaw_rates_rps: np.ndarray
 
 
+LATER = {"later": True}  # marks fields that models of the first version don't know
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """What the model fixes. Written into the checkpoint by training, copied into the engine manifest, never a parameter.
 
     image_size is (height, width) of the model input; frame offsets and history offsets are seconds relative to t0,
     oldest first, ending at 0; action_scale is (waypoints, 3): the unit of the flow's residual space per waypoint;
-    taps are 0-based VLM layers whose KV the expert reads.
+    taps are 0-based VLM layers whose KV the expert reads. action_tokens: size K of the codebook whose tokens <action_0> ...
+    end the vocabulary, 0 for a model that has none; codebook_sha256 names that codebook.
     """
 
     name: str
@@ -217,6 +221,8 @@ class ModelSpec:
     merge: int = 2
     temporal_patch: int = 2
     inference_noise: float = 0.0
+    action_tokens: int = field(default=0, metadata=LATER)
+    codebook_sha256: str = field(default="", metadata=LATER)
 
     def __post_init__(self):
         height, width = self.image_size
@@ -229,6 +235,8 @@ class ModelSpec:
             raise ConfigError("frame and history offsets must end at 0 s")
         if len(self.action_scale) != self.waypoints:
             raise ConfigError(f"action_scale has {len(self.action_scale)} rows for {self.waypoints} waypoints")
+        if self.action_tokens < 0 or bool(self.action_tokens) != bool(self.codebook_sha256):
+            raise ConfigError(f"action_tokens is {self.action_tokens} with codebook {self.codebook_sha256 or '(none)'}; give both or none")
 
     @property
     def groups(self) -> int:
@@ -251,7 +259,9 @@ class ModelSpec:
         return self.prompt_tokens + self.max_reasoning_tokens + 1
 
     def to_dict(self) -> dict[str, Any]:
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        """Plain values. A field that came later is left out at its default, so that the hash of an older model stays what it was."""
+        kept = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if "later" not in f.metadata or getattr(self, f.name) != f.default}
+        return json.loads(json.dumps(kept))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ModelSpec:

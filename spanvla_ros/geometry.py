@@ -11,8 +11,8 @@ def wrap(angle: np.ndarray | float) -> np.ndarray | float:
 
 
 def to_local(origin: np.ndarray, poses: np.ndarray) -> np.ndarray:
-    """Express poses (..., 3), given in the frame of `origin` (3,), relative to `origin`."""
-    cos, sin = np.cos(origin[2]), np.sin(origin[2])
+    """Express poses (..., 3), given in the frame of `origin` (..., 3), relative to `origin`; one origin or one per pose."""
+    cos, sin = np.cos(origin[..., 2]), np.sin(origin[..., 2])
     delta = poses - origin
     return np.stack(
         [cos * delta[..., 0] + sin * delta[..., 1], -sin * delta[..., 0] + cos * delta[..., 1], wrap(delta[..., 2])], axis=-1
@@ -21,9 +21,9 @@ def to_local(origin: np.ndarray, poses: np.ndarray) -> np.ndarray:
 
 def to_global(origin: np.ndarray, poses: np.ndarray) -> np.ndarray:
     """Inverse of `to_local`."""
-    cos, sin = np.cos(origin[2]), np.sin(origin[2])
+    cos, sin = np.cos(origin[..., 2]), np.sin(origin[..., 2])
     x, y = poses[..., 0], poses[..., 1]
-    return np.stack([origin[0] + cos * x - sin * y, origin[1] + sin * x + cos * y, wrap(origin[2] + poses[..., 2])], axis=-1)
+    return np.stack([origin[..., 0] + cos * x - sin * y, origin[..., 1] + sin * x + cos * y, wrap(origin[..., 2] + poses[..., 2])], axis=-1)
 
 
 def interpolate_poses(stamps: np.ndarray, poses: np.ndarray, at: np.ndarray) -> np.ndarray:

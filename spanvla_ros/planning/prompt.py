@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from spanvla_ros.contracts import Command, ConfigError, EgoHistory, InputError, ModelSpec
-from spanvla_ros.planning.tokenizer import ACTION_START, END, START, THINK, THINK_END, VIDEO_PAD, VISION_END, VISION_START
+from spanvla_ros.planning.tokenizer import ACTION_START, END, START, THINK, THINK_END, VIDEO_PAD, VISION_END, VISION_START, action_token
 
 FAST_TEXT = "The road is clear, I act directly."
 SLOW_LEAD = "This scene needs thought:"
@@ -25,9 +27,13 @@ def reasoning_text(trace: str | None) -> str:
     return FAST_TEXT if trace is None else f"{SLOW_LEAD} {trace}"
 
 
-def answer(reasoning: str) -> str:
-    """The model's whole output for a reasoning text; the prompt has already opened the think block."""
-    return f" {reasoning}{THINK_END}{ACTION_START}"
+def answer(reasoning: str, actions: Iterable[int] = ()) -> str:
+    """The model's whole output for a reasoning text; the prompt has already opened the think block.
+
+    actions: indices into the codebook, for a model that also speaks its plan (method section 2.2); none by default. Nothing
+    closes the answer: its number of action tokens is that of the waypoints.
+    """
+    return f" {reasoning}{THINK_END}{ACTION_START}{''.join(map(action_token, actions))}"
 
 
 def _number(value: float, step: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from spanvla_ros.contracts import EngineError
+from spanvla_ros.contracts import ConfigError, EngineError
 
 START, END = "<|im_start|>", "<|im_end|>"
 VISION_START, VISION_END, VIDEO_PAD = "<|vision_start|>", "<|vision_end|>", "<|video_pad|>"
@@ -31,6 +31,30 @@ def train(texts: Iterable[str], vocabulary: int):
     )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
+
+
+def action_token(index: int) -> str:
+    """Name of an entry of the action codebook in the vocabulary (method section 2.4)."""
+    return f"<action_{index}>"
+
+
+def extend(tokenizer, action_tokens: int = 0) -> None:
+    """Append what is missing of the special tokens and <action_0> ... to the vocabulary of a tokenizer, e.g. a pretrained one."""
+    from tokenizers import AddedToken
+
+    wanted = [*SPECIAL_TOKENS, *(action_token(i) for i in range(action_tokens))]
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in wanted if tokenizer.token_to_id(t) is None])
+
+
+def first_action(tokenizer, action_tokens: int) -> int:
+    """Id of <action_0>; the others follow it. Raises ConfigError where the vocabulary was made for a codebook of another size."""
+    first = tokenizer.token_to_id(action_token(0))
+    found = 0
+    while first is not None and tokenizer.token_to_id(action_token(found)) == first + found:
+        found += 1
+    if found != action_tokens:
+        raise ConfigError(f"the tokenizer has {found} action tokens in a row, the codebook has {action_tokens}; train with the tokenizer of this codebook")
+    return -1 if first is None else first
 
 
 def load(path: Path):

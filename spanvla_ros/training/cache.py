@@ -66,8 +66,9 @@ class Cache:
         return self.arrays[name]
 
 
-def open_reader(folder: Path, split: str, spec: ModelSpec, reader: str = READER) -> Any:
-    """The data set class named by `reader` (module:class), opened on one split of `folder`: what is to be imitated, as the model sees it."""
+def open_reader(folder: Path, split: str, spec: ModelSpec | None, reader: str = READER) -> Any:
+    """The data set class named by `reader` (module:class), opened on one split of `folder`: what is to be imitated, as the model
+    sees it (None: all that is stored)."""
     module, _, name = reader.partition(":")
     return getattr(importlib.import_module(module), name)(folder, split, spec, IMITATED)
 
