@@ -187,7 +187,9 @@ class Trajectory:
     yaw_rates_rps: np.ndarray
 
 
-LATER = {"later": True}  # marks fields that models of the first version don't know
+def _later(default: Any) -> Any:
+    """A field that came after the first engines; its default is what was fixed in them."""
+    return field(default=default, metadata={"later": True})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,8 +223,8 @@ class ModelSpec:
     merge: int = 2
     temporal_patch: int = 2
     inference_noise: float = 0.0
-    action_tokens: int = field(default=0, metadata=LATER)
-    codebook_sha256: str = field(default="", metadata=LATER)
+    action_tokens: int = _later(0)
+    codebook_sha256: str = _later("")
 
     def __post_init__(self):
         height, width = self.image_size
@@ -259,9 +261,9 @@ class ModelSpec:
         return self.prompt_tokens + self.max_reasoning_tokens + 1
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values. A field that came later is left out at its default, so that the hash of an older model stays what it was."""
-        kept = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if "later" not in f.metadata or getattr(self, f.name) != f.default}
-        return json.loads(json.dumps(kept))
+        """Plain values; fields of `_later` only where they differ from what they were before, so that old hashes hold."""
+        kept = [f.name for f in dataclasses.fields(self) if not ("later" in f.metadata and getattr(self, f.name) == f.default)]
+        return json.loads(json.dumps({name: getattr(self, name) for name in kept}))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ModelSpec:

@@ -1,4 +1,4 @@
-"""Train the tokenizer, the VLM, the action expert, or the baseline that sees nothing."""
+"""Build the action codebook; train the tokenizer, the VLM, the action expert, or the baseline that sees nothing."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from pathlib import Path
 
 COMMON = "Any key of the configuration can be changed on the command line, e.g. loop.seconds=600. The same command again continues a stopped run."
 EXAMPLES = {
+    "codebook": "spanvla train codebook --data data/demo --out codebook.safetensors size=2048",
     "tokenizer": "spanvla train tokenizer --config config/train/demo_vlm.yaml --data data/demo --run demo-vlm",
     "vlm": "spanvla train vlm --config config/train/demo_vlm.yaml --data data/demo --run demo-vlm loop.seconds=600",
     "expert": "spanvla train expert --config config/train/demo_expert.yaml --data data/demo --run demo-expert vlm=demo-vlm",
     "ego_mlp": "spanvla train ego_mlp --config config/train/ego_mlp.yaml --data data/demo --run ego-mlp",
 }
 HELP = {
+    "codebook": "action codebook by K-disk from the motions of a data set, and what it loses on held-out ones",
     "tokenizer": "byte-level BPE on the prompts and reasoning texts of a data set",
     "vlm": "stage 0 and 1: vision on simulator labels, then reasoning in text",
     "expert": "stage 2: flow-matching action expert on the cached keys and values of a trained VLM",
@@ -23,7 +25,7 @@ HELP = {
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("train", help=__doc__, description=__doc__)
-    stages = parser.add_subparsers(dest="stage", required=True, metavar="{tokenizer,vlm,expert,ego_mlp}")
+    stages = parser.add_subparsers(dest="stage", required=True, metavar=f"{{{','.join(HELP)}}}")
     for stage, text in HELP.items():
         sub = stages.add_parser(
             stage,
@@ -32,15 +34,25 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
             epilog=f"example:\n  {EXAMPLES[stage]}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        sub.add_argument("--config", type=Path, required=True, metavar="FILE", help="YAML of config/train/")
         sub.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="data set with splits train and validation")
-        sub.add_argument("--run", metavar="NAME", help="name of the run folder below $SPANVLA_RUNS (default: name of the configuration)")
+        if stage == "codebook":
+            sub.add_argument("--config", type=Path, metavar="FILE", help="YAML (default: size 2048, 0.5 s, disks of 0.05 m)")
+            sub.add_argument("--out", type=Path, required=True, metavar="FILE", help="safetensors file to write")
+        else:
+            sub.add_argument("--config", type=Path, required=True, metavar="FILE", help="YAML of config/train/")
+            sub.add_argument("--run", metavar="NAME", help="name of the run folder below $SPANVLA_RUNS (default: name of the configuration)")
         sub.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the configuration")
 
 
 def run(args: argparse.Namespace) -> int:
     from spanvla_ros import config as configs
     from spanvla_ros.share import runs
+
+    if args.stage == "codebook":
+        from spanvla_ros.training.codebook import CodebookConfig, run_codebook
+
+        run_codebook(configs.load(CodebookConfig, args.config, args.overrides), args.data, args.out, say)
+        return 0
     from spanvla_ros.training.expert import ExpertConfig, run_expert
     from spanvla_ros.training.processes import launch
     from spanvla_ros.training.vlm import VlmConfig, ensure_tokenizer, run_vlm
@@ -57,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     config = configs.load(VlmConfig, args.config, args.overrides)
     if args.stage == "tokenizer":
-        say(str(ensure_tokenizer(config, args.data, runs() / name, say)))
+        say(str(ensure_tokenizer(config, config.load_codebook(args.config), args.data, runs() / name, say)))
         return 0
     launch(config.processes, run_vlm, (config, args.config, args.data, name, say))
     return 0

@@ -1,4 +1,5 @@
-"""A model folder: model.safetensors (weights), model.json (architecture and ModelSpec), tokenizer.json."""
+"""A model folder: model.safetensors (weights), model.json (architecture and ModelSpec), tokenizer.json; codebook.safetensors
+where the model speaks action tokens."""
 
 from __future__ import annotations
 
@@ -10,12 +11,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from spanvla_ros.contracts import ConfigError, ModelSpec
+from spanvla_ros.model import actions
 from spanvla_ros.model.architecture import Architecture
 from spanvla_ros.model.spanvla import SpanVLA
 from spanvla_ros.planning import tokenizer as tokenizers
 
 SCHEMA = "spanvla-model/1"
 WEIGHTS, DESCRIPTION, TOKENIZER = "model.safetensors", "model.json", "tokenizer.json"
+CODEBOOK = "codebook.safetensors"
 # tied to the token embedding, so a second copy would only be able to disagree
 TIED = "vlm.lm_head.weight"
 
@@ -35,6 +38,8 @@ def save(model: SpanVLA, folder: Path | str, dtype: torch.dtype = torch.bfloat16
     description = {"schema": SCHEMA, "architecture": model.architecture.to_dict(), "spec": model.spec.to_dict()}
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     model.tokenizer.save(str(folder / TOKENIZER))
+    if model.codebook is not None:
+        model.codebook.save(folder / CODEBOOK)
 
 
 def load(folder: Path | str) -> SpanVLA:
@@ -50,7 +55,9 @@ def load(folder: Path | str) -> SpanVLA:
     if description.get("schema") != SCHEMA:
         raise ConfigError(f"{path} has schema {description.get('schema')!r}; this version reads {SCHEMA!r}")
     architecture = Architecture.from_dict(description["architecture"], str(path))
-    model = SpanVLA(architecture, ModelSpec.from_dict(description["spec"]), tokenizers.load(folder / TOKENIZER))
+    spec = ModelSpec.from_dict(description["spec"])
+    codebook = actions.load(folder / CODEBOOK, spec.action_tokens) if spec.action_tokens else None
+    model = SpanVLA(architecture, spec, tokenizers.load(folder / TOKENIZER), codebook)
     load_weights(model, folder / WEIGHTS)
     return model.eval()
 

@@ -7,25 +7,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from spanvla_ros.contracts import ModelSpec
-from spanvla_ros.model import flow
+from spanvla_ros.contracts import ConfigError, ModelSpec
+from spanvla_ros.model import decoding, flow
+from spanvla_ros.model.actions import Codebook
 from spanvla_ros.model.architecture import Architecture
 from spanvla_ros.model.attention import additive
+from spanvla_ros.model.decoding import Decoded
 from spanvla_ros.model.expert import ActionExpert
 from spanvla_ros.model.vlm import KV, VLM, causal_mask
-from spanvla_ros.planning.tokenizer import ACTION_START, SPECIAL_TOKENS
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decoded:
-    """Greedy answers. tokens (B, L) int64, padded with -1; kv per layer (B, Hkv, cache_tokens, D); valid (B, cache_tokens)
-    bool; next_position (B,); forced (B,) bool: the budget ended before <action_start> came by itself."""
-
-    tokens: Tensor
-    kv: KV
-    valid: Tensor
-    next_position: Tensor
-    forced: Tensor
+from spanvla_ros.planning.tokenizer import ACTION_START, SPECIAL_TOKENS, first_action
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +28,18 @@ class Prefilled:
 
 
 class SpanVLA(nn.Module):
-    """Both networks and the ModelSpec that fixes their inputs. `tokenizer` is a tokenizers.Tokenizer."""
+    """Both networks and the ModelSpec that fixes their inputs. `tokenizer` is a tokenizers.Tokenizer; `codebook` is what the
+    action tokens of `spec` stand for, None where it has none."""
 
-    def __init__(self, architecture: Architecture, spec: ModelSpec, tokenizer):
+    def __init__(self, architecture: Architecture, spec: ModelSpec, tokenizer, codebook: Codebook | None = None):
         super().__init__()
+        if spec.action_tokens and (codebook is None or codebook.sha256 != spec.codebook_sha256):
+            found = "none" if codebook is None else f"{codebook.sha256[:12]} of {len(codebook)} motions"
+            raise ConfigError(f"the model speaks {spec.action_tokens} action tokens of codebook {spec.codebook_sha256[:12]}, the codebook here is {found}")
+        if codebook is not None and codebook.interval_s != spec.waypoint_interval_s:
+            raise ConfigError(f"the codebook has motions of {codebook.interval_s:g} s, the waypoints of the model are {spec.waypoint_interval_s:g} s apart")
+        self.codebook = codebook
+        self.first_action = first_action(tokenizer, spec.action_tokens)
         self.architecture, self.spec, self.tokenizer = architecture, spec, tokenizer
         token_ids = {name: tokenizer.token_to_id(name) for name in SPECIAL_TOKENS}
         self.action_start = token_ids[ACTION_START]
@@ -85,34 +83,8 @@ class SpanVLA(nn.Module):
 
     @torch.no_grad()
     def decode_greedy(self, features: Tensor, ids: Tensor, slot: Tensor, positions: Tensor, length: Tensor, max_tokens: int | None = None) -> Decoded:
-        """Prefill and decode a batch. Every row ends with <action_start> in the cache, forced after `max_tokens` (default:
-        max_reasoning_tokens); a row is decoded to its own end, slots after it stay invalid."""
-        prefilled = self.prefill(features, ids, slot, positions, length)
-        batch, prompt = ids.shape
-        budget = self.spec.max_reasoning_tokens if max_tokens is None else min(max_tokens, self.spec.max_reasoning_tokens)
-        spare = self.spec.cache_tokens - prompt
-        cache = [tuple(torch.nn.functional.pad(t, (0, 0, 0, spare)) for t in layer) for layer in prefilled.kv]
-        valid = torch.zeros(batch, self.spec.cache_tokens, dtype=torch.bool, device=ids.device)
-        valid[:, :prompt] = torch.arange(prompt, device=ids.device) < length[:, None]
-        tokens = torch.full((batch, budget + 1), -1, dtype=torch.int64, device=ids.device)
-        running = torch.ones(batch, dtype=torch.bool, device=ids.device)
-        forced = torch.zeros_like(running)
-        logits, count = prefilled.logits, torch.zeros_like(prefilled.start)
-        for index in range(budget + 1):
-            token = logits.argmax(dim=-1)
-            if index == budget:
-                forced = running & (token != self.action_start)
-                token = torch.full_like(token, self.action_start)
-            tokens[running, index] = token[running]
-            logits, columns = self.step(token[:, None], prefilled.start + index, valid, cache)
-            for layer, new in zip(cache, columns):
-                layer[0][:, :, prompt + index], layer[1][:, :, prompt + index] = new[0][:, :, 0], new[1][:, :, 0]
-            valid[:, prompt + index] = running
-            count = count + running
-            running = running & (token != self.action_start)
-            if not running.any():
-                break
-        return Decoded(tokens=tokens[:, : index + 1], kv=cache, valid=valid, next_position=prefilled.start + count, forced=forced)
+        """Prefill and decode a batch as `decoding.reason` does."""
+        return decoding.reason(self, self.prefill(features, ids, slot, positions, length), length, max_tokens=max_tokens)
 
     def tapped(self, kv: KV) -> KV:
         """The layers that the expert reads."""

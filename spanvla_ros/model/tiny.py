@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Iterator
 
 import torch
 
 from spanvla_ros.contracts import ModelSpec
+from spanvla_ros.model.actions import Codebook
 from spanvla_ros.model.architecture import Architecture
 from spanvla_ros.model.spanvla import SpanVLA
 from spanvla_ros.planning import prompt, tokenizer
@@ -48,18 +50,24 @@ def tiny_spec(tokenizer_sha256: str = "") -> ModelSpec:
     )
 
 
-def build(seed: int = 0, architecture: Architecture | None = None, spec: ModelSpec | None = None) -> SpanVLA:
-    """A model with random weights, reproducible by `seed`; sizes of config/model/tiny.yaml by default.
+def build(
+    seed: int = 0, architecture: Architecture | None = None, spec: ModelSpec | None = None, codebook: Codebook | None = None
+) -> SpanVLA:
+    """A model with random weights, reproducible by `seed`; sizes of config/model/tiny.yaml by default. With a codebook it speaks its plan.
 
     They are larger than those that training starts from: there the flow is the constant roll-out, and the decoder, whose
     output is tied to its input, repeats its last token.
     """
     words = tokenizer.train(_texts(), VOCABULARY)
     architecture = architecture or Architecture.load(share("config/model/tiny.yaml"))
+    if codebook is not None:
+        tokenizer.extend(words, len(codebook))
     spec = spec or tiny_spec(hashlib.sha256(words.to_str(pretty=True).encode()).hexdigest())
+    if codebook is not None:
+        spec = dataclasses.replace(spec, action_tokens=len(codebook), codebook_sha256=codebook.sha256)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = SpanVLA(architecture, spec, words)
+        model = SpanVLA(architecture, spec, words, codebook)
         for name, weight in model.named_parameters():
             if weight.ndim > 1:
                 torch.nn.init.normal_(weight, std=0.1 if "embed_tokens" in name else weight[0].numel() ** -0.5)

@@ -88,11 +88,17 @@ def answers(cache: Cache, ids: np.ndarray) -> list[np.ndarray]:
     return [row[:size].astype(np.int64) for row, size in zip(cache["answer"][ids], cache["answer_length"][ids])]
 
 
+def followed(answer: list[np.ndarray], actions: np.ndarray) -> list[np.ndarray]:
+    """Answers with their plan (B, T) in vocabulary ids behind <action_start>, as `planning.prompt.answer` has it."""
+    return [np.concatenate(pair) for pair in zip(answer, actions)]
+
+
 def packed(prompt: Mapping[str, np.ndarray], answer: list[np.ndarray]) -> dict[str, Tensor]:
     """Prompt and answer without the padding between them, which attention never sees: fewer tokens, the same result.
 
     ids, slot (B, W), positions (3, B, W), valid (B, W); predict (B, W) bool: tokens whose successor is an answer token;
-    labels (M,): those successors in row-major order; next_position (B,): M-RoPE position after the last token.
+    labels (M,): those successors in row-major order; row (M,): the sample of each; next_position (B,): M-RoPE position after
+    the last token.
     """
     length, sizes = prompt["length"], np.array([len(a) for a in answer])
     total = length + sizes
@@ -116,6 +122,7 @@ def packed(prompt: Mapping[str, np.ndarray], answer: list[np.ndarray]) -> dict[s
         "valid": torch.from_numpy(columns < total[:, None]),
         "predict": torch.from_numpy((columns >= length[:, None] - 1) & (columns < total[:, None] - 1)),
         "labels": torch.from_numpy(np.concatenate(answer)),
+        "row": torch.from_numpy(np.repeat(np.arange(batch), sizes)),
         "next_position": torch.from_numpy(start + sizes),
     }
 

@@ -22,7 +22,7 @@ from spanvla_ros.planning import motion, preprocess, prompt
 from spanvla_ros.planning import tokenizer as planning_tokenizer
 from spanvla_ros.training import targets
 
-VERSION = 1  # of the layout below; part of the hash
+VERSION = 2  # of the layout below; part of the hash
 CHUNK = 256  # samples; what an interrupted pass repeats at most, per worker
 READER = "spanvla_ros.data.shards:Dataset"
 IMITATED = ("pos", "rec")  # labels; negatives are no targets
@@ -47,8 +47,8 @@ RELEVANT = (
 class Cache:
     """Memory-mapped arrays of n samples. S = prompt_tokens, A = max_reasoning_tokens + 1.
 
-    images (n, cameras, F, H, W, 3) uint8; ids, slot (n, S) int16; positions (n, 3, S) int16; length (n,) int16;
-    answer (n, A) int16 and answer_length (n,) int16; ego (n, E), base and future (n, T, 3) float32;
+    images (n, cameras, F, H, W, 3) uint8; ids (n, S) int32, slot (n, S) int16; positions (n, 3, S) int16; length (n,) int16;
+    answer (n, A) int32 and answer_length (n,) int16; ego (n, E), base and future (n, T, 3) float32;
     dense (n, tokens, 6) uint8 in 1/240; regression (n, 11) float32, lamp (n,) int8; group, family (n,) int16 index into
     `maps`, `families`; slow (n,) bool.
     """
@@ -152,11 +152,11 @@ def convert(sample: Any, spec: ModelSpec, tokenizer, where: str) -> dict[str, np
     future = np.asarray(sample.waypoints(spec), np.float32)
     if future.shape != (spec.waypoints, 3) or not np.isfinite(future).all():
         raise DataError(f"{where}: future must be {(spec.waypoints, 3)} finite numbers, is {future.shape}")
-    answer = np.zeros(limit, np.int16)
+    answer = np.zeros(limit, np.int32)
     answer[: len(answer_ids)] = answer_ids
     return {
         "images": preprocess.model_frames(observation, spec),
-        "ids": text["ids"][0].astype(np.int16),
+        "ids": text["ids"][0].astype(np.int32),
         "slot": text["slot"][0].astype(np.int16),
         "positions": text["positions"][:, 0].astype(np.int16),
         "length": text["length"][0].astype(np.int16),

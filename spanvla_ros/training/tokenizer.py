@@ -40,10 +40,14 @@ def _pieces(text: str) -> list[str]:
 
 
 def train(samples: Iterable[Any], spec: ModelSpec, vocabulary: int, path: Path) -> int:
-    """Train, write a Hugging Face tokenizer.json, return the vocabulary size. Raises ConfigError for an impossible size."""
+    """Train, append the action tokens of `spec`, write a Hugging Face tokenizer.json, return the vocabulary size.
+
+    vocabulary counts the words only. Raises ConfigError for an impossible size.
+    """
     if not MIN_VOCABULARY < vocabulary <= MAX_VOCABULARY:
         raise ConfigError(f"vocabulary must be in ({MIN_VOCABULARY}, {MAX_VOCABULARY}], is {vocabulary}")
     tokenizer = planning_tokenizer.train(texts(samples, spec), vocabulary)
+    planning_tokenizer.extend(tokenizer, spec.action_tokens)
     path.parent.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(path))
     return tokenizer.get_vocab_size()

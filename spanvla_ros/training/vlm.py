@@ -17,14 +17,14 @@ from torch import Tensor, nn
 
 from spanvla_ros import config as configs
 from spanvla_ros.contracts import ConfigError, ModelSpec
-from spanvla_ros.model import checkpoint
+from spanvla_ros.model import actions, checkpoint
+from spanvla_ros.model.actions import Codebook
 from spanvla_ros.model.architecture import Architecture
 from spanvla_ros.model.auxiliary import DenseHead, SceneHead
 from spanvla_ros.model.spanvla import SpanVLA
-from spanvla_ros.model.vlm import causal_mask
 from spanvla_ros.planning import tokenizer as planning_tokenizer
 from spanvla_ros.share import runs
-from spanvla_ros.training import batches, cache, targets, tokenizer
+from spanvla_ros.training import answers, batches, cache, targets, tokenizer
 from spanvla_ros.training.batches import JitterConfig
 from spanvla_ros.training.cache import Cache
 from spanvla_ros.training.loop import LoopConfig, Task, train
@@ -52,8 +52,10 @@ class SpecConfig:
     inference_noise: float = 0.0
     scale_floor: tuple[float, float, float] = (0.05, 0.05, 0.01)  # m, m, rad
 
-    def spec(self, tokenizer_sha256: str, action_scale: Any = None) -> ModelSpec:
+    def spec(self, tokenizer_sha256: str, action_scale: Any = None, codebook: Codebook | None = None) -> ModelSpec:
         values = {k: v for k, v in vars(self).items() if k != "scale_floor"}
+        if codebook is not None:
+            values |= {"action_tokens": len(codebook), "codebook_sha256": codebook.sha256}
         return ModelSpec(**values, tokenizer_sha256=tokenizer_sha256, action_scale=action_scale or ((1.0, 1.0, 1.0),) * self.waypoints)
 
 
@@ -66,6 +68,9 @@ class VlmConfig:
     loop: LoopConfig
     jitter: JitterConfig = field(default_factory=JitterConfig)
     init: str | None = None  # run whose weights and tokenizer to start from
+    codebook: Path | None = None  # of `spanvla train codebook`: the answer ends in action tokens (method section 2.2)
+    lambda_a: float = 1.0  # of the loss on action tokens beside that on all output tokens (method section 4)
+    cot_weight: float = 40.0  # of a sample that thinks slowly, against 1 (method section 4)
     vocabulary: int = 1000
     tokenizer_samples: int = 3000
     seeing_share: float = 0.3  # of the budget: vision and auxiliary losses only (stage 0)
@@ -85,6 +90,12 @@ class VlmConfig:
         for name in ("seeing_share", "auxiliary_weight"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must be in [0, 1], is {getattr(self, name)}")
+        for name in ("lambda_a", "cot_weight"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must not be negative, is {getattr(self, name)}")
+
+    def load_codebook(self, config_path: Path) -> Codebook | None:
+        return None if self.codebook is None else actions.load(config_path.parent / self.codebook)
 
 
 class Learner(nn.Module):
@@ -121,21 +132,13 @@ def auxiliary_losses(learner: Learner, features: Tensor, labels: dict[str, Tenso
     }
 
 
-def text_logits(model: SpanVLA, features: Tensor, sequence: dict[str, Tensor]) -> Tensor:
-    """Logits (M, V) of the answer tokens in a `batches.packed` sequence."""
-    vlm = model.vlm
-    # padding is on the right of everything, so the causal mask alone hides it
-    mask = causal_mask(torch.ones(1, sequence["ids"].shape[1]))
-    hidden, _ = vlm.decode_layers(vlm.embed(sequence["ids"], sequence["slot"], features), *vlm.rope(sequence["positions"]), mask)
-    return vlm.logits(hidden[sequence["predict"]]).float()
-
-
 class VlmTask:
     """Loss and evaluation of stages 0 and 1 on cached samples."""
 
     def __init__(self, model: SpanVLA, learner: Learner, config: VlmConfig, training: Cache, validation: Cache):
         self.model, self.learner, self.config = model, learner, config
         self.training, self.validation = training, validation
+        self.plans, self.validation_plans = (answers.action_ids(model, data) for data in (training, validation))
         # spread over all drives
         self.checked = np.unique(np.linspace(0, len(validation) - 1, min(len(validation), config.validation_samples)).astype(int))
         text = f" {config.jitter.unusable_text}{planning_tokenizer.THINK_END}{planning_tokenizer.ACTION_START}"
@@ -154,25 +157,34 @@ class VlmTask:
             auxiliary = losses["dense"] + config.regression_weight * losses["scene"] + config.lamp_weight * losses["lamp"]
             if seeing:
                 return {"loss": auxiliary, **losses}
-            answer = batches.answers(data, ids)
-            answer = [self.unusable if bad else a for a, bad in zip(answer, spoiled.tolist())]
+            # who sees nothing has a text to say, but no plan to learn
+            answer = [self.unusable if bad else a for a, bad in zip(self._answers(data, ids, self.plans), spoiled.tolist())]
             sequence = batches.packed(batches.prompts(data, ids), answer)
-            text = F.cross_entropy(text_logits(self.model, features, sequence), sequence["labels"])
-        return {"loss": text + config.auxiliary_weight * auxiliary, "text": text, **losses}
+            weight = torch.where(torch.from_numpy(data["slow"][ids]) & ~spoiled, config.cot_weight, 1.0)
+            scores = answers.logits(self.model, features, sequence)
+            found = answers.losses(scores, sequence, self.model, weight, config.lambda_a)
+        return {"loss": found.pop("answer") + config.auxiliary_weight * auxiliary, **found, **losses}
+
+    @staticmethod
+    def _answers(data: Cache, ids: np.ndarray, plans: np.ndarray | None) -> list[np.ndarray]:
+        answer = batches.answers(data, ids)
+        return answer if plans is None else batches.followed(answer, plans[ids])
 
     def evaluate(self) -> dict[str, Any]:
         """Validation: text cross-entropy, greedy exact match and mode, dense F1 per class, scene errors in SI units."""
         spec, data, config = self.model.spec, self.validation, self.config
         sums: dict[str, float] = {}
         hits = np.zeros((3, len(targets.DENSE)))
-        errors, lamps, texts, dark = [], [], [], []
+        errors, lamps, texts = [], [], []
         with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
             for k, ids in enumerate(np.array_split(self.checked, max(1, len(self.checked) // 64))):
                 features = self.model.vision(batches.pixels(data, ids, spec))
                 labels = batches.labels(data, ids)
-                sequence = batches.packed(batches.prompts(data, ids), batches.answers(data, ids))
-                for sink, seen in ((texts, features), (dark, self.model.vision(batches.black(len(ids), spec)))):
-                    sink.append(F.cross_entropy(text_logits(self.model, seen, sequence), sequence["labels"]).item())
+                sequence = batches.packed(batches.prompts(data, ids), self._answers(data, ids, self.validation_plans))
+                for ending, seen in (("", features), ("_black", self.model.vision(batches.black(len(ids), spec)))):
+                    scores = answers.logits(self.model, seen, sequence)
+                    found = answers.losses(scores, sequence, self.model, torch.ones(len(ids)), config.lambda_a)
+                    texts.append({f"validation_{k}{ending}": v.item() for k, v in found.items() if k != "answer"})
                 everything = torch.ones(len(ids), dtype=torch.bool)
                 for name, value in auxiliary_losses(self.learner, features, labels, everything, config).items():
                     sums[name] = sums.get(name, 0.0) + value.item() * len(ids) / len(self.checked)
@@ -184,8 +196,8 @@ class VlmTask:
                 errors.append((scene[:, : targets.REGRESSION_SIZE] - labels["regression"]).abs().numpy())
                 lamps.append((scene[:, targets.REGRESSION_SIZE :].argmax(-1) == labels["lamp"])[labels["lamp"] >= 0].numpy())
             metrics = {f"validation_{k}": v for k, v in sums.items()}
-            metrics |= {"validation_text": float(np.mean(texts)), "validation_text_black": float(np.mean(dark))}
-            metrics |= self._greedy()
+            metrics |= {k: float(np.mean([t[k] for t in texts if k in t])) for t in texts for k in t}
+            metrics |= answers.said(self.model, data, self.checked[:: max(1, len(self.checked) // max(1, config.greedy_samples))])
         # without positives a class says nothing
         f1 = np.where(hits[2] > 0, 2 * hits[0] / np.maximum(hits[1] + hits[2], 1), np.nan)
         metrics |= {f"f1_{name}": None if np.isnan(value) else round(float(value), 3) for name, value in zip(targets.DENSE, f1)}
@@ -197,22 +209,8 @@ class VlmTask:
         metrics["accuracy_lamp"] = round(float(np.concatenate(lamps).mean()), 3) if any(len(x) for x in lamps) else None
         return {k: round(v, 4) if isinstance(v, float) else v for k, v in metrics.items()}
 
-    def _greedy(self) -> dict[str, float]:
-        spec, data = self.model.spec, self.validation
-        ids = self.checked[:: max(1, len(self.checked) // max(1, self.config.greedy_samples))]
-        same, mode = [], []
-        for part in np.array_split(ids, max(1, len(ids) // 64)):
-            inputs = {k: torch.from_numpy(v) for k, v in batches.prompts(data, part).items()}
-            decoded = self.model.decode_greedy(self.model.vision(batches.pixels(data, part, spec)), **inputs).tokens.numpy()
-            for row, wanted in zip(decoded, batches.answers(data, part)):
-                said = row[row >= 0]
-                same.append(len(said) == len(wanted) and bool((said == wanted).all()))
-                # the first words tell slow from fast
-                mode.append(bool((said[:2] == wanted[:2]).all()))
-        return {"greedy_exact": float(np.mean(same)), "greedy_mode": float(np.mean(mode))}
 
-
-def ensure_tokenizer(config: VlmConfig, data: Path, run_path: Path, say: Callable[[str], None]) -> Path:
+def ensure_tokenizer(config: VlmConfig, codebook: Codebook | None, data: Path, run_path: Path, say: Callable[[str], None]) -> Path:
     """tokenizer.json of a run: what is there, else that of the run to start from, else trained on the data."""
     path = run_path / checkpoint.TOKENIZER
     if path.exists():
@@ -223,7 +221,7 @@ def ensure_tokenizer(config: VlmConfig, data: Path, run_path: Path, say: Callabl
         return path
     dataset = cache.open_reader(data, "train", config.spec.spec(""), config.reader)
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), config.tokenizer_samples)).astype(int))
-    size = tokenizer.train((dataset[int(i)] for i in chosen), config.spec.spec(""), config.vocabulary, path)
+    size = tokenizer.train((dataset[int(i)] for i in chosen), config.spec.spec("", codebook=codebook), config.vocabulary, path)
     say(f"tokenizer of {size} tokens from {len(chosen)} samples: {path}")
     return path
 
@@ -235,16 +233,17 @@ def run_vlm(processes: Processes, config: VlmConfig, config_path: Path, data: Pa
     folder = runs() / name
     if processes.rank:
         say = _silent
+    codebook = config.load_codebook(config_path)
     with processes.main_first():
-        tokenizer_path = ensure_tokenizer(config, data, folder, say)
+        tokenizer_path = ensure_tokenizer(config, codebook, data, folder, say)
         sha256 = hashlib.sha256(tokenizer_path.read_bytes()).hexdigest()
-        draft = config.spec.spec(sha256)
+        draft = config.spec.spec(sha256, codebook=codebook)
         common = {"workers": config.workers, "reader": config.reader, "say": say}
         training, validation = (cache.build(data, split, draft, tokenizer_path, runs() / "cache", **common) for split in ("train", "validation"))
     scale = targets.action_scale(training["future"], training["base"], config.spec.scale_floor)
     spec = replace(draft, action_scale=scale)
     architecture = Architecture.load(config_path.parent / config.architecture)
-    model = SpanVLA(architecture, spec, planning_tokenizer.load(tokenizer_path))
+    model = SpanVLA(architecture, spec, planning_tokenizer.load(tokenizer_path), codebook)
     learner = Learner(model)
     if config.init:
         _initialise(learner, resolve(config.init))
@@ -253,9 +252,10 @@ def run_vlm(processes: Processes, config: VlmConfig, config_path: Path, data: Pa
     run = None
     if processes.rank == 0:
         run = Run(name, configs.to_dict(config) | {"architecture": architecture.to_dict()}, training.sha256)
-    job = VlmTask(model, learner, config, training, validation)
+    with processes.main_first():
+        job = VlmTask(model, learner, config, training, validation)
     curves = {
-        "text": ("text", "validation_text", "validation_text_black"),
+        "text": ("text", "validation_text", "validation_text_black", "action", "validation_action"),
         "seeing": ("dense", "validation_dense", "scene", "validation_scene"),
         "greedy": ("greedy_exact", "greedy_mode", "accuracy_lamp", "f1_corridor", "f1_vehicle"),
     }
