@@ -168,7 +168,8 @@ def test_sampled_answers_are_reproducible_and_their_probabilities_are_those_of_o
     assert len({tuple(row) for row in spoken.tokens.tolist()}) > group
     # teacher-forced: the same log-probabilities, so a roll-out's gradient is that of its own tokens
     said = [[t for t in (*a, *b) if t >= 0] for a, b in zip(reasoned.tokens.tolist(), spoken.tokens.tolist())]
-    wanted = torch.cat([torch.cat([a[t >= 0], b[u >= 0]]) for a, t, b, u in zip(reasoned.log_probs, reasoned.tokens, spoken.log_probs, spoken.tokens)])
+    rows = zip(reasoned.log_probs, reasoned.tokens, spoken.log_probs, spoken.tokens)
+    wanted = torch.cat([torch.cat([a[t >= 0], b[u >= 0]]) for a, t, b, u in rows])
     prompts = {k: np.repeat(v, group, axis=1 if k == "positions" else 0) for k, v in arrays.items()}
     sequence = batches.packed(prompts, [np.array(s) for s in said])
     with torch.no_grad():

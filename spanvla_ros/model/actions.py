@@ -119,7 +119,8 @@ def load(path: Path | str, size: int | None = None) -> Codebook:
         with safe_open(str(path), framework="np") as file:
             meta = json.loads((file.metadata() or {}).get("codebook", "{}"))
             if meta.get("schema") != SCHEMA:
-                raise ConfigError(f"{path} is no action codebook (schema {meta.get('schema')!r}, expected {SCHEMA!r}); make one with `spanvla train codebook`")
+                found = meta.get("schema")
+                raise ConfigError(f"{path} is no action codebook (schema {found!r}, expected {SCHEMA!r}); make one with `spanvla train codebook`")
             codebook = Codebook(
                 segments=file.get_tensor("segments"),
                 interval_s=meta["interval_s"],

@@ -35,9 +35,10 @@ class SpanVLA(nn.Module):
         super().__init__()
         if spec.action_tokens and (codebook is None or codebook.sha256 != spec.codebook_sha256):
             found = "none" if codebook is None else f"{codebook.sha256[:12]} of {len(codebook)} motions"
-            raise ConfigError(f"the model speaks {spec.action_tokens} action tokens of codebook {spec.codebook_sha256[:12]}, the codebook here is {found}")
+            raise ConfigError(f"the model speaks {spec.action_tokens} actions of codebook {spec.codebook_sha256[:12]}, the codebook here is {found}")
         if codebook is not None and codebook.interval_s != spec.waypoint_interval_s:
-            raise ConfigError(f"the codebook has motions of {codebook.interval_s:g} s, the waypoints of the model are {spec.waypoint_interval_s:g} s apart")
+            interval = f"{spec.waypoint_interval_s:g} s"
+            raise ConfigError(f"the codebook has motions of {codebook.interval_s:g} s, the waypoints of the model are {interval} apart")
         self.codebook = codebook
         self.first_action = first_action(tokenizer, spec.action_tokens)
         self.architecture, self.spec, self.tokenizer = architecture, spec, tokenizer

@@ -53,7 +53,7 @@ def first_action(tokenizer, action_tokens: int) -> int:
     while first is not None and tokenizer.token_to_id(action_token(found)) == first + found:
         found += 1
     if found != action_tokens:
-        raise ConfigError(f"the tokenizer has {found} action tokens in a row, the codebook has {action_tokens}; train with the tokenizer of this codebook")
+        raise ConfigError(f"the tokenizer has {found} action tokens in a row, the codebook has {action_tokens}; use the one it was made for")
     return -1 if first is None else first
 
 

@@ -92,7 +92,7 @@ def build(segments: np.ndarray, config: CodebookConfig, data_sha256: str) -> Cod
         segments = segments[rng.choice(len(segments), config.segments, replace=False)]
     different = len(np.unique(segments.round(4), axis=0))
     if different < config.size:
-        raise DataError(f"the data holds {different} different motions, a codebook of {config.size} needs more; make more samples or choose size={different}")
+        raise DataError(f"the data holds {different} different motions, a codebook of {config.size} needs more; make more samples or lower size")
     radius = config.radius_m
     while (found := _disks(segments, config, radius, np.random.default_rng([config.seed, 1]))) is None:
         radius *= _SHRINK
