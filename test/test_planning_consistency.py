@@ -180,7 +180,7 @@ def test_a_plan_is_checked_as_it_stands():
 
 def test_every_sentence_of_the_expert_is_understood():
     """The direction a sentence names is that of its topic, in all wordings."""
-    from spanvla_ros.sim.wording import TOPICS
+    from spanvla_ros.sim.driver.wording import TOPICS
 
     brakes = {"stop", "yield", "slow down"}
     for name, topic in TOPICS.items():
@@ -196,7 +196,7 @@ def test_every_sentence_of_the_expert_is_understood():
 
 def test_the_expert_does_what_it_says():
     pytest.importorskip("libsumo")
-    from spanvla_ros.sim import scenario
+    from spanvla_ros.sim.scenarios import scenario
     from spanvla_ros.sim.simulation import Simulation
 
     verdicts = []
