@@ -187,6 +187,10 @@ class Trajectory:
     yaw_rates_rps: np.ndarray
 
 
+SOURCES = ("cv+mlp", "mlp", "cv", "gaussian")
+HEADS = ("flow", "l1")
+
+
 def _later(default: Any) -> Any:
     """A field that came after the first engines; its default is what was fixed in them."""
     return field(default=default, metadata={"later": True})
@@ -200,6 +204,11 @@ class ModelSpec:
     oldest first, ending at 0; action_scale is (waypoints, 3): the unit of the flow's residual space per waypoint;
     taps are 0-based VLM layers whose KV the expert reads. action_tokens: size K of the codebook whose tokens <action_0> ...
     end the vocabulary, 0 for a model that has none; codebook_sha256 names that codebook.
+
+    The bridge (method section 3): source "cv+mlp", "mlp", "cv" or "gaussian" is where the flow starts; with "mlp" and
+    "gaussian" waypoints are relative to the car instead of to the constant-turn roll-out. head "flow", or "l1": one pass.
+    waypoints_per_token: consecutive waypoints that share one query. kv_age: the expert is told how old the KV is and
+    how the car has moved since (`planning.motion.age_features`).
     """
 
     name: str
@@ -225,6 +234,10 @@ class ModelSpec:
     inference_noise: float = 0.0
     action_tokens: int = _later(0)
     codebook_sha256: str = _later("")
+    source: str = _later("cv+mlp")
+    head: str = _later("flow")
+    waypoints_per_token: int = _later(1)
+    kv_age: bool = _later(False)
 
     def __post_init__(self):
         height, width = self.image_size
@@ -239,6 +252,16 @@ class ModelSpec:
             raise ConfigError(f"action_scale has {len(self.action_scale)} rows for {self.waypoints} waypoints")
         if self.action_tokens < 0 or bool(self.action_tokens) != bool(self.codebook_sha256):
             raise ConfigError(f"action_tokens is {self.action_tokens} with codebook {self.codebook_sha256 or '(none)'}; give both or none")
+        for name, known in (("source", SOURCES), ("head", HEADS)):
+            if getattr(self, name) not in known:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; known are {', '.join(known)}")
+        if self.waypoints_per_token < 1 or self.waypoints % self.waypoints_per_token:
+            raise ConfigError(f"{self.waypoints} waypoints don't divide into tokens of {self.waypoints_per_token}")
+
+    @property
+    def rolls_out(self) -> bool:
+        """Waypoints are residuals to the constant-turn roll-out."""
+        return self.source in ("cv+mlp", "cv")
 
     @property
     def groups(self) -> int:
@@ -303,7 +326,8 @@ class Backend(Protocol):
     def flow(self, motion: Mapping[str, np.ndarray], noise: np.ndarray) -> np.ndarray:
         """Waypoints (T, 3) in base_link from the current KV; repeatable on the same KV.
 
-        motion: `ego` (1, E) and `base` (1, T, 3) of `planning.preprocess`; noise (1, T, 3) in units of the source sigma.
+        motion: `ego` (1, E) and `base` (1, T, 3) of `planning.preprocess`, `age` (1, 4) where the spec has kv_age; noise
+        (1, T, 3) in units of the source sigma.
         """
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,29 +16,59 @@ from spanvla_ros.contracts import ConfigError
 Field = Callable[[Tensor, Tensor], Tensor]
 
 
+# mean and standard deviation of the two normals where none are given (method section 3.3)
+NORMALS = {"logit-normal": (-0.5, 1.0), "truncated-normal": (0.4, 0.3)}
+
+
 @dataclass(frozen=True, kw_only=True)
 class TauConfig:
-    """How training draws the flow time: a share of exact zeros, the rest sigmoid of a shifted normal.
+    """How training draws the flow time: a share of exact zeros, the rest from a distribution shifted towards the source.
 
+    logit-normal: sigmoid of N(mean, std); truncated-normal: N(mean, std) cut to [0, maximum]; beta: maximum * (1 - Beta(alpha, 1)).
     Close to tau = 1 the answer can be read off the point itself; only tau near 0 teaches to look at the picture.
     """
 
     zero_share: float = 0.5
-    mean: float = -0.5
-    std: float = 1.0
+    distribution: Literal["logit-normal", "truncated-normal", "beta"] = "logit-normal"
+    mean: float | None = None  # none: NORMALS
+    std: float | None = None
+    alpha: float = 1.5
     maximum: float = 0.999
 
     def __post_init__(self):
         if not 0 <= self.zero_share <= 1:
             raise ConfigError(f"zero_share must lie in 0..1, is {self.zero_share}")
+        if not 0 < self.maximum <= 1:
+            raise ConfigError(f"maximum must lie in 0..1, is {self.maximum}")
+        for name in ("std", "alpha"):
+            if getattr(self, name) is not None and getattr(self, name) <= 0:
+                raise ConfigError(f"{name} must be greater than 0, is {getattr(self, name)}")
+
+    @property
+    def normal(self) -> tuple[float, float]:
+        mean, std = NORMALS[self.distribution]
+        return mean if self.mean is None else self.mean, std if self.std is None else self.std
 
 
 def sample_tau(count: int, config: TauConfig, generator: torch.Generator | None = None, device: torch.device | str = "cpu") -> Tensor:
     """Flow times (count,) in [0, maximum]."""
-    normal = torch.randn(count, generator=generator, device=device)
-    tau = torch.sigmoid(config.mean + config.std * normal).clamp(0.0, config.maximum)
+    if config.distribution == "logit-normal":
+        mean, std = config.normal
+        tau = torch.sigmoid(mean + std * torch.randn(count, generator=generator, device=device)).clamp(0.0, config.maximum)
+    else:
+        uniform = torch.rand(count, generator=generator, device=device)
+        tau = _quantile(config, uniform).clamp(0.0, config.maximum)
     zero = torch.rand(count, generator=generator, device=device) < config.zero_share
     return torch.where(zero, torch.zeros_like(tau), tau)
+
+
+def _quantile(config: TauConfig, share: Tensor) -> Tensor:
+    """Inverse distribution function of the truncated normal or the beta at share (count,) in [0, 1)."""
+    if config.distribution == "beta":
+        return config.maximum * (1 - share ** (1 / config.alpha))
+    mean, std = config.normal
+    low, high = (torch.special.ndtr(torch.tensor((end - mean) / std)).item() for end in (0.0, config.maximum))
+    return mean + std * torch.special.ndtri(low + (high - low) * share)
 
 
 def wrap_yaw(poses: Tensor) -> Tensor:
@@ -72,6 +103,13 @@ def loss(field: Field, source_mean: Tensor, noise: Tensor, target: Tensor, tau: 
     point = path(source_mean + noise, target, tau)
     velocity = target - source_mean.detach() - noise
     error = (field(point, tau) - velocity).square().mean(dim=-1)
+    return (error if weights is None else error * weights).mean(dim=-1)
+
+
+def l1_loss(field: Field, source_mean: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean absolute error of one pass from the source, per sample (B,): the ablation without a flow. Shapes as in `loss`."""
+    found = source_mean + field(source_mean, source_mean.new_zeros(source_mean.shape[0]))
+    error = (found - target).abs().mean(dim=-1)
     return (error if weights is None else error * weights).mean(dim=-1)
 
 

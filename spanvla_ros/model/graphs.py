@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from spanvla_ros.model.spanvla import SpanVLA
 from spanvla_ros.model.vlm import KV
+from spanvla_ros.planning.motion import AGE_FEATURES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,13 @@ class ExpertGraph(VisionGraph):
         return self.model.sample(_paired(cache), valid, position, ego, base, noise)
 
 
+class AgedExpertGraph(VisionGraph):
+    """The same for a spec with kv_age: age (1, 4) follows base."""
+
+    def forward(self, noise: Tensor, ego: Tensor, base: Tensor, age: Tensor, position: Tensor, valid: Tensor, *cache: Tensor) -> Tensor:
+        return self.model.sample(_paired(cache), valid, position, ego, base, noise, age=age)
+
+
 def graphs(model: SpanVLA) -> dict[str, Graph]:
     """The named graphs of a model, for one observation at a time."""
     spec, text = model.spec, model.architecture.text
@@ -100,13 +108,14 @@ def graphs(model: SpanVLA) -> dict[str, Graph]:
             examples=(integers(1, 1), integers(1), torch.zeros(1, slots), *cache(text.layers)),
         ),
         "expert": Graph(
-            module=ExpertGraph(model),
-            inputs=("noise", "ego", "base", "position", "valid", *cache_names(spec.taps)),
+            module=AgedExpertGraph(model) if spec.kv_age else ExpertGraph(model),
+            inputs=("noise", "ego", "base", *(("age",) if spec.kv_age else ()), "position", "valid", *cache_names(spec.taps)),
             outputs=("waypoints",),
             examples=(
                 points(),
                 torch.zeros(1, model.architecture.expert.ego_features),
                 points(),
+                *((torch.zeros(1, AGE_FEATURES),) if spec.kv_age else ()),
                 integers(1),
                 torch.zeros(1, slots),
                 *cache(len(spec.taps)),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from spanvla_ros.contracts import ConfigError, ModelSpec
+from spanvla_ros.contracts import ConfigError, InputError, ModelSpec
 from spanvla_ros.model import decoding, flow
 from spanvla_ros.model.actions import Codebook
 from spanvla_ros.model.architecture import Architecture
@@ -47,6 +47,13 @@ class SpanVLA(nn.Module):
         self.vlm = VLM(architecture, spec, tokenizer.get_vocab_size(), token_ids)
         self.expert = ActionExpert(architecture, spec)
         self.register_buffer("action_scale", torch.tensor(spec.action_scale, dtype=torch.float32), persistent=False)
+
+    def refit(self, spec: ModelSpec) -> None:
+        """A fresh expert for another bridge (taps, horizon, source, head ...) on the same VLM, whose inputs the spec must keep."""
+        if max(spec.taps) >= self.architecture.text.layers:
+            raise ConfigError(f"taps {spec.taps} name a layer beyond the last one, {self.architecture.text.layers - 1}")
+        self.spec, self.expert = spec, ActionExpert(self.architecture, spec)
+        self.action_scale = torch.tensor(spec.action_scale, dtype=torch.float32)
 
     def train_only(self, *, vision: bool = True, text: bool = True, expert: bool = True) -> None:
         """Choose what learns: stage 1 trains the VLM (the paper freezes its pretrained vision), stage 2 the expert."""
@@ -91,11 +98,21 @@ class SpanVLA(nn.Module):
         """The layers that the expert reads."""
         return [kv[layer] for layer in self.spec.taps]
 
-    def velocity_field(self, kv_taps: KV, valid: Tensor, next_position: Tensor, ego: Tensor) -> flow.Field:
-        """Velocity field of the flow under one KV cache: kv_taps (B, Hkv, K, D), valid (B, K), next_position (B,), ego (B, E)."""
+    def velocity_field(self, kv_taps: KV, valid: Tensor, next_position: Tensor, ego: Tensor, age: Tensor | None = None, n: int = 1) -> flow.Field:
+        """Velocity field of the flow under one KV cache: kv_taps (B, Hkv, K, D), valid (B, K), next_position (B,), ego (B, E),
+        age (B, 4) where the spec has kv_age. With n candidates per observation, points are (B*n, T, 3)."""
         mask = additive(valid)[:, None, None]
         rope = self.vlm.rope(next_position[None, :, None].expand(3, -1, 1))
-        return lambda point, tau: self.expert(point, tau, ego, kv_taps, mask, rope)
+        if (age is None) == self.spec.kv_age:
+            raise InputError(f"the model {'needs' if self.spec.kv_age else 'takes no'} age of the KV (kv_age is {self.spec.kv_age})")
+        context = self.expert.context(ego, age)
+        if n > 1:
+            context = context.repeat_interleave(n, dim=0)
+        return lambda point, tau: self.expert(point, tau, context, kv_taps, mask, rope)
+
+    def _base(self, base: Tensor) -> Tensor:
+        """What waypoints are relative to: the roll-out (B, T, 3), or the car itself."""
+        return base if self.spec.rolls_out else torch.zeros_like(base)
 
     def flow_loss(
         self,
@@ -106,14 +123,18 @@ class SpanVLA(nn.Module):
         base: Tensor,
         waypoints: Tensor,
         *,
+        age: Tensor | None = None,
         tau: flow.TauConfig = flow.TauConfig(),
         weights: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Flow matching loss per sample (B,). base and waypoints (B, T, 3) in base_link; no gradient reaches the VLM."""
+        """Loss of the expert per sample (B,): flow matching, or L1 for that head. base and waypoints (B, T, 3) in base_link; age
+        (B, 4) where the spec has kv_age; weights (T,) or (B, T), mean 1. No gradient reaches the VLM."""
         detached = [(key.detach().float(), value.detach().float()) for key, value in kv_taps]
-        field = self.velocity_field(detached, valid, next_position, ego)
-        target = flow.to_residual(waypoints, base, self.action_scale)
+        field = self.velocity_field(detached, valid, next_position, ego, age)
+        target = flow.to_residual(waypoints, self._base(base), self.action_scale)
+        if self.spec.head == "l1":
+            return flow.l1_loss(field, self.expert.source_mean(ego), target, weights)
         noise = torch.randn(target.shape, generator=generator, device=target.device) * self.spec.source_sigma
         times = flow.sample_tau(len(target), tau, generator, target.device)
         return flow.loss(field, self.expert.source_mean(ego), noise, target, times, weights)
@@ -127,10 +148,24 @@ class SpanVLA(nn.Module):
         base: Tensor,
         noise: Tensor | None = None,
         steps: int | None = None,
+        *,
+        age: Tensor | None = None,
+        n: int | None = None,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Waypoints (B, T, 3) in base_link; noise (B, T, 3) in units of the source sigma, none by default."""
+        """Waypoints (B, T, 3) in base_link; noise (B, T, 3) in units of the source sigma, none by default.
+
+        n: so many candidates (B, n, T, 3) from one KV cache, which is neither computed nor copied again; their noise
+        (B, n, T, 3) is drawn where none is given. The L1 head makes one pass, whatever `steps` says.
+        """
         source = self.expert.source_mean(ego)
+        if n is not None:
+            if noise is None:
+                noise = torch.randn(len(source), n, *source.shape[1:], generator=generator, device=source.device)
+            source, base, noise = source.repeat_interleave(n, dim=0), base.repeat_interleave(n, dim=0), noise.flatten(0, 1)
         if noise is not None:
             source = source + self.spec.source_sigma * noise
-        field = self.velocity_field(kv_taps, valid, next_position, ego)
-        return flow.from_residual(flow.integrate(field, source, steps or self.spec.flow_steps), base, self.action_scale)
+        field = self.velocity_field(kv_taps, valid, next_position, ego, age, n or 1)
+        count = 1 if self.spec.head == "l1" else steps or self.spec.flow_steps
+        waypoints = flow.from_residual(flow.integrate(field, source, count), self._base(base), self.action_scale)
+        return waypoints if n is None else waypoints.unflatten(0, (-1, n))

@@ -12,6 +12,8 @@ POSE_UNIT = np.array([10.0, 2.0, 0.5])
 SPEED_UNIT_MPS, ACCELERATION_UNIT_MPS2, YAW_RATE_UNIT_RPS = 10.0, 3.0, 0.5
 STANDSTILL_MPS = 0.3
 MAX_YAW_RATE_RPS = 1.0
+AGE_UNIT_S = 0.5
+AGE_FEATURES = 4
 
 
 def features(history: EgoHistory, command: Command) -> np.ndarray:
@@ -24,6 +26,11 @@ def features(history: EgoHistory, command: Command) -> np.ndarray:
             [float(command is c) for c in COMMANDS],
         ]
     ).astype(np.float32)
+
+
+def age_features(age_s: float, moved_base: np.ndarray) -> np.ndarray:
+    """What the expert knows about old KV (4,) float32: its age, and the pose (3,) of base_link now in base_link at its t0."""
+    return np.append(age_s / AGE_UNIT_S, np.asarray(moved_base) / POSE_UNIT).astype(np.float32)
 
 
 def base(history: EgoHistory, spec: ModelSpec) -> np.ndarray:

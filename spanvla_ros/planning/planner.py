@@ -35,7 +35,7 @@ class Planner:
         marks.append(time.perf_counter())
         seed = observation.t0_ns
         noise = np.random.default_rng(seed).standard_normal((1, spec.waypoints, 3)).astype(np.float32) * np.float32(spec.inference_noise)
-        waypoints = np.asarray(self.backend.flow({k: tensors[k] for k in ("ego", "base")}, noise), np.float64).reshape(-1, 3)
+        waypoints = np.asarray(self.backend.flow({k: tensors[k] for k in ("ego", "base", "age") if k in tensors}, noise), np.float64).reshape(-1, 3)
         marks.append(time.perf_counter())
         if not np.isfinite(waypoints).all():
             raise InputError(f"the model planned a waypoint that is not finite: {waypoints[~np.isfinite(waypoints).all(1)][0].tolist()}")

@@ -20,14 +20,16 @@ def preprocess(observation: Observation, spec: ModelSpec, tokenizer) -> dict[str
     """Arrays named like the graph inputs.
 
     patches (B, N, 1176) float32 with B = cameras x frame pairs; ids, slot (1, S), positions (3, 1, S), length (1,)
-    int64; ego (1, E) and base (1, T, 3) float32.
+    int64; ego (1, E) and base (1, T, 3) float32; age (1, 4) float32 where the spec has kv_age, of KV that is made from this observation.
     """
     frames = model_frames(observation, spec)
     patches = images.patchify(frames, spec)
     text = prompt.render(spec, observation.history, observation.command)
+    age = {"age": motion.age_features(0.0, np.zeros(3))[None]} if spec.kv_age else {}
     return {
         "patches": patches.reshape(-1, *patches.shape[-2:]),
         **prompt.tensors(spec, tokenizer, text),
         "ego": motion.features(observation.history, observation.command)[None],
         "base": motion.base(observation.history, spec)[None],
+        **age,
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,13 +17,18 @@ from spanvla_ros.model import checkpoint
 from spanvla_ros.model.flow import TauConfig
 from spanvla_ros.model.spanvla import SpanVLA
 from spanvla_ros.share import runs
-from spanvla_ros.training import baselines, cache, kv
+from spanvla_ros.training import baselines, bench, cache
 from spanvla_ros.training.batches import JitterConfig
-from spanvla_ros.training.cache import Cache
-from spanvla_ros.training.kv import KvCache, View
+from spanvla_ros.training.bench import BLACK, SEEN, Bench, Stage
+from spanvla_ros.training.bridge import BridgeConfig
+from spanvla_ros.training.horizon import Horizon
+from spanvla_ros.training.kv import View
 from spanvla_ros.training.loop import LoopConfig, Task, train
 from spanvla_ros.training.processes import Processes
 from spanvla_ros.training.runs import Run, resolve
+
+CURVES = {"loss": ("loss",), "ADE, m": ("ade_1s", "ade_3s", "ade_5s", "blind_ade_1s", "blind_ade_3s", "blind_ade_5s", "black_ade_5s")}
+ROWS = 256  # per forward pass of the evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +37,13 @@ class ExpertConfig:
 
     vlm: str  # run of stage 1
     loop: LoopConfig
+    bridge: BridgeConfig = field(default_factory=BridgeConfig)
     tau: TauConfig = field(default_factory=TauConfig)
     jitter: JitterConfig = field(default_factory=JitterConfig)
     init: str | None = None  # run whose expert to start from
     views: int = 1  # jittered versions of each sample in the KV cache
     prompt_only: float = 0.15  # share of samples without text: a plan must also be possible before the text is there
+    partial_text: float = 0.0  # share of samples whose text ends at a random point: the plan may be due before the text is
     horizon_weight: float = 1.0  # weight of the last waypoint relative to the first
     bf16: bool = True  # of the VLM that fills the cache
     bf16_expert: bool = False  # 1.6 times as many samples per second, slightly worse per sample
@@ -54,51 +60,78 @@ class ExpertConfig:
             raise ConfigError(f"views must be at least 1, is {self.views}")
         if not 0 <= self.prompt_only <= 1:
             raise ConfigError(f"prompt_only must be in [0, 1], is {self.prompt_only}")
+        if not 0 <= self.partial_text <= 1 - self.prompt_only:
+            raise ConfigError(f"partial_text must be in [0, {1 - self.prompt_only:g}], what prompt_only leaves, is {self.partial_text}")
+
+    def shown(self) -> list[View]:
+        """How the training samples are shown to the VLM, once per version."""
+        texts = {"prompt_only": self.prompt_only, "partial_text": self.partial_text}
+        return [View(jitter=self.jitter, seed=self.loop.seed + v, **texts) for v in range(self.views)]
+
+    def stage(self, folder: Path) -> Stage:
+        return Stage(folder=folder, reader=self.reader, workers=self.workers, bf16=self.bf16)
 
 
 class ExpertTask:
-    """Loss and evaluation of stage 2."""
+    """Loss and evaluation of stage 2 for the expert that the bench's model has."""
 
-    def __init__(self, model: SpanVLA, config: ExpertConfig, training: tuple[Cache, KvCache], validation: tuple[Cache, KvCache], dark: KvCache):
-        self.model, self.config, self.dark = model, config, dark
-        (self.data, self.kv), (self.validation, self.validation_kv) = training, validation
-        weights = torch.linspace(1.0, config.horizon_weight, model.spec.waypoints)
-        self.weights = weights / weights.mean()
+    def __init__(self, stand: Bench, config: ExpertConfig, horizons: dict[str, Horizon]):
+        self.bench, self.model, self.config = stand, stand.model, config
+        self.training, self.validation = horizons["train"], horizons["validation"]
+        weights = torch.linspace(1.0, config.horizon_weight, self.model.spec.waypoints)
+        # a waypoint that the data don't hold counts nothing; mean 1 over the others
+        self.weights = torch.from_numpy(self.training.known) * weights
+        self.weights = self.weights / self.weights.mean(dim=1, keepdim=True)
         self.reference: dict[str, float] = {}
 
     def loss(self, step: int, fraction: float, rows: np.ndarray) -> dict[str, Tensor]:
         rows = np.sort(rows)  # the order within a batch doesn't matter, that of reading does
-        taps, valid, position = self.kv.batch(rows)
-        samples = self.kv.sample[rows]
-        ego, base, future = (torch.from_numpy(self.data[name][samples]) for name in ("ego", "base", "future"))
+        data, stored, spec = self.training, self.bench.kv["train"], self.model.spec
+        taps, valid, position = stored.batch(rows, spec.taps)
+        samples = stored.sample[rows]
+        ages = torch.randint(len(data.known), (len(rows),)).numpy() if spec.kv_age else np.zeros(len(rows), np.int64)
+        ego, base, future, age = (torch.from_numpy(array[samples, ages]) for array in (data.ego, data.base, data.future, data.age))
+        extra = {"age": age} if spec.kv_age else {}
+        weights = self.weights[ages] if spec.kv_age else self.weights[0]
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16_expert):
-            loss = self.model.flow_loss(taps, valid, position, ego, base, future, tau=self.config.tau, weights=self.weights)
+            loss = self.model.flow_loss(taps, valid, position, ego, base, future, tau=self.config.tau, weights=weights, **extra)
         return {"loss": loss.mean()}
 
-    def waypoints(self, source: KvCache) -> np.ndarray:
-        found = []
-        for rows in np.array_split(np.arange(len(source)), max(1, len(source) // 256)):
-            taps, valid, position = source.batch(rows)
+    @torch.no_grad()
+    def waypoints(self, shown: str = SEEN, *, steps: int | None = None, age: int = 0) -> np.ndarray:
+        """Plans (m, T, 3) for the validation samples as `shown`, in the spec's Euler steps or so many, on KV that is 0.1 * age s old."""
+        source, data, spec, found = self.bench.kv[shown], self.validation, self.model.spec, []
+        # a source that is all noise needs some, as in the car
+        generator = torch.Generator().manual_seed(self.config.loop.seed)
+        for rows in np.array_split(np.arange(len(source)), max(1, len(source) // ROWS)):
+            taps, valid, position = source.batch(rows, spec.taps)
             samples = source.sample[rows]
-            ego, base = (torch.from_numpy(self.validation[name][samples]) for name in ("ego", "base"))
-            found.append(self.model.sample(taps, valid, position, ego, base).numpy())
+            ego, base, old = (torch.from_numpy(array[samples, age]) for array in (data.ego, data.base, data.age))
+            noise = torch.randn(base.shape, generator=generator) * spec.inference_noise if spec.inference_noise else None
+            found.append(self.model.sample(taps, valid, position, ego, base, noise, steps, age=old if spec.kv_age else None).numpy())
         return np.concatenate(found)
 
+    def errors(self, shown: str = SEEN, *, steps: int | None = None, age: int = 0) -> dict[str, float]:
+        """ADE of those plans, over the waypoints that the data hold."""
+        known = self.validation.known[age]
+        future = self.validation.future[self.bench.kv[shown].sample, age]
+        return baselines.ade(self.waypoints(shown, steps=steps, age=age)[:, known], future[:, known], self.model.spec.waypoint_interval_s)
+
     def evaluate(self) -> dict[str, Any]:
-        """ADE of the model, with black pictures, and (once computed) of the baselines."""
-        interval = self.model.spec.waypoint_interval_s
-        seen = baselines.ade(self.waypoints(self.validation_kv), self.validation["future"][self.validation_kv.sample], interval)
-        black = baselines.ade(self.waypoints(self.dark), self.validation["future"][self.dark.sample], interval)
-        return seen | {f"black_{k}": v for k, v in black.items()} | self.reference
+        """ADE of the model, with black pictures, on the oldest KV that it is made for, and (once computed) of the baselines."""
+        found = self.errors() | {f"black_{k}": v for k, v in self.errors(BLACK).items()}
+        if self.model.spec.kv_age:
+            found |= {f"aged_{k}": v for k, v in self.errors(age=len(self.validation.known) - 1).items()}
+        return found | self.reference
 
     def compare(self, seconds: float, seed: int) -> None:
         """Fill in the constant-turn roll-out and the blind network on the same validation samples."""
-        samples, spec = self.validation_kv.sample, self.model.spec
-        ego, base, future = (self.validation[name][samples] for name in ("ego", "base", "future"))
-        train_on = {name: self.data[name] for name in ("ego", "base", "future")}
-        blind = baselines.blind(train_on, ego, base, np.array(spec.action_scale), seconds=seconds, seed=seed)
+        train_on = {name: getattr(self.training, name)[:, 0] for name in ("ego", "base", "future")}
+        ego, base, future = (getattr(self.validation, name)[self.bench.samples, 0] for name in ("ego", "base", "future"))
+        blind = baselines.regress(train_on, train_on["ego"], ego, base, seconds=seconds, seed=seed)
         for name, waypoints in (("turn", base), ("blind", blind)):
-            self.reference |= {f"{name}_{k}": v for k, v in baselines.ade(waypoints, future, spec.waypoint_interval_s).items()}
+            found = baselines.ade(waypoints, future, self.model.spec.waypoint_interval_s)
+            self.reference |= {f"{name}_{k}": v for k, v in found.items()}
 
 
 def run_expert(processes: Processes, config: ExpertConfig, data: Path, name: str, say: Callable[[str], None]) -> Path:
@@ -108,33 +141,23 @@ def run_expert(processes: Processes, config: ExpertConfig, data: Path, name: str
     if processes.rank:
         say = _silent
     folder = runs() / name
-    source = resolve(config.vlm) / "model"
-    model = checkpoint.load(source)
+    stage_one, _ = bench.load(config.vlm)
+    taps = config.bridge.draft(stage_one.spec, stage_one.architecture.text.layers).taps
+    stand = bench.setup(
+        processes, config.stage(data), config.vlm, taps, config.shown(), folder / "kv",
+        validation_samples=config.validation_samples, black_samples=config.black_samples, silent_samples=0, say=say,
+    )  # fmt: skip
+    model = stand.model
+    torch.manual_seed(config.loop.seed)
+    job = ExpertTask(stand, config, stand.horizons(processes, config.bridge))
     if config.init:
-        model.expert.load_state_dict(checkpoint.load(resolve(config.init) / "model").expert.state_dict())
-    model.train_only(vision=False, text=False)
-    identity = hashlib.sha256((source / checkpoint.WEIGHTS).read_bytes()).hexdigest()
-    with processes.main_first():
-        common = {"workers": config.workers, "reader": config.reader, "say": say}
-        tokenizer_path = source / checkpoint.TOKENIZER
-        training, validation = (cache.build(data, split, model.spec, tokenizer_path, runs() / "cache", **common) for split in ("train", "validation"))
-    shared = {"identity": identity, "processes": processes, "bf16": config.bf16, "say": say}
-    views = [View(jitter=config.jitter, prompt_only=config.prompt_only, seed=config.loop.seed + v) for v in range(config.views)]
-    say(f"keys and values of {len(training)} samples in {config.views} views")
-    kv_training = kv.build(model, training, np.arange(len(training)), views, folder / "kv", **shared)
-    checked = np.unique(np.linspace(0, len(validation) - 1, min(len(validation), config.validation_samples)).astype(int))
-    kv_validation = kv.build(model, validation, checked, [View()], folder / "kv", **shared)
-    dark = checked[:: max(1, len(checked) // config.black_samples)]
-    kv_dark = kv.build(model, validation, dark, [View(black=True)], folder / "kv", **shared)
-
-    job = ExpertTask(model, config, (training, kv_training), (validation, kv_validation), kv_dark)
+        _initialise(model, resolve(config.init) / "model")
     run = None
     if processes.rank == 0:
-        run = Run(name, configs.to_dict(config) | {"vlm_sha256": identity}, training.sha256)
+        run = Run(name, configs.to_dict(config) | {"vlm_sha256": stand.identity}, stand.data["train"].sha256)
         job.compare(config.blind_seconds, config.loop.seed)
         say("baselines " + " ".join(f"{k}={v}" for k, v in job.reference.items()))
-    curves = {"loss": ("loss",), "ADE, m": ("ade_1s", "ade_3s", "ade_5s", "blind_ade_1s", "blind_ade_3s", "blind_ade_5s", "black_ade_5s")}
-    final = train(config.loop, run, Task(modules=model.expert, count=len(kv_training), loss=job.loss, evaluate=job.evaluate, curves=curves), say)
+    final = fit(config.loop, run, job, say)
     if run is not None:
         with torch.no_grad():
             for parameter_name, parameter in model.expert.named_parameters():
@@ -142,6 +165,19 @@ def run_expert(processes: Processes, config: ExpertConfig, data: Path, name: str
         checkpoint.save(model, run.path / "model")
         say(f"model: {run.path / 'model'}")
     return folder
+
+
+def _initialise(model: SpanVLA, source: Path) -> None:
+    try:
+        model.expert.load_state_dict(checkpoint.load(source).expert.state_dict())
+    except RuntimeError as error:
+        raise ConfigError(f"init: the expert of {source} has another shape: {' '.join(str(error).split())[:200]}") from None
+
+
+def fit(loop: LoopConfig, run: Run | None, job: ExpertTask, say: Callable[[str], None]) -> dict[str, Tensor]:
+    """The training itself; returns the final weights of the expert by name."""
+    task = Task(modules=job.model.expert, count=len(job.bench.kv["train"]), loss=job.loss, evaluate=job.evaluate, curves=CURVES)
+    return train(loop, run, task, say)
 
 
 def _silent(text: str) -> None:

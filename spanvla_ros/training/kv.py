@@ -1,4 +1,4 @@
-"""Keys and values of the tapped layers for every training sample, computed once: what the expert will get in the car."""
+"""Keys and values of some layers for every training sample, computed once: what the expert will get in the car."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spanvla_ros.contracts import ModelSpec
 from spanvla_ros.model.spanvla import SpanVLA
 from spanvla_ros.model.vlm import causal_mask
 from spanvla_ros.training import batches
@@ -26,38 +25,44 @@ CHUNK = 128  # samples per forward pass, and what an interrupted pass repeats at
 
 @dataclass(frozen=True, kw_only=True)
 class KvCache:
-    """kv (n, taps, 2, Hkv, W, D) float16 by memory map; length (n,) valid slots; next_position (n,); sample (n,) row of the data cache."""
+    """kv (n, layers, 2, Hkv, W, D) float16 by memory map; length (n,) valid slots; next_position (n,); sample (n,) row of the data
+    cache; layers: which layers of the VLM are stored."""
 
     kv: np.ndarray
     length: np.ndarray
     next_position: np.ndarray
     sample: np.ndarray
+    layers: tuple[int, ...]
 
     def __len__(self) -> int:
         return len(self.length)
 
-    def batch(self, rows: np.ndarray) -> tuple[list[tuple[Tensor, Tensor]], Tensor, Tensor]:
+    def batch(self, rows: np.ndarray, taps: tuple[int, ...]) -> tuple[list[tuple[Tensor, Tensor]], Tensor, Tensor]:
         """(keys, values) per tap (B, Hkv, K, D) float32, valid (B, K) bool and next_position (B,) of some rows; sorted rows read faster."""
+        columns = [self.layers.index(layer) for layer in taps]
         length = torch.from_numpy(self.length[rows].astype(np.int64))
         width = int(length.max())
-        stored = torch.from_numpy(self.kv[rows])[..., :width, :].float()
+        stored = torch.from_numpy(self.kv[rows[:, None], columns])[..., :width, :].float()
         taps = [(stored[:, i, 0], stored[:, i, 1]) for i in range(stored.shape[1])]
         return taps, torch.arange(width) < length[:, None], torch.from_numpy(self.next_position[rows].astype(np.int64))
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """How the samples are shown: jittered pictures, black ones, and the share that gets no text."""
+    """How the samples are shown: jittered pictures, black ones, the shares that get no text, and text cut at a random point."""
 
     jitter: JitterConfig | None = None
     black: bool = False
     prompt_only: float = 0.0
+    partial_text: float = 0.0
     seed: int = 0
 
 
 @torch.no_grad()
-def taps(model: SpanVLA, data: Cache, ids: np.ndarray, view: View, bf16: bool) -> tuple[Tensor, np.ndarray, np.ndarray]:
-    """Tapped KV (B, taps, 2, Hkv, W, D), lengths and next positions (B,) after the model's own greedy text."""
+def compute(
+    model: SpanVLA, data: Cache, ids: np.ndarray, view: View, layers: tuple[int, ...], bf16: bool
+) -> tuple[Tensor, np.ndarray, np.ndarray]:
+    """KV (B, layers, 2, Hkv, W, D), lengths and next positions (B,) after the model's own greedy text, or as much of it as the view shows."""
     spec = model.spec
     torch.manual_seed(view.seed * 1_000_003 + int(ids[0]))
     patches = batches.black(len(ids), spec) if view.black else batches.pixels(data, ids, spec)
@@ -65,10 +70,12 @@ def taps(model: SpanVLA, data: Cache, ids: np.ndarray, view: View, bf16: bool) -
         patches = batches.jitter(patches, view.jitter, spec)
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         features = model.vision(patches).float()
-        silent = torch.rand(len(ids)).numpy() < view.prompt_only
+        draw = torch.rand(len(ids)).numpy()
+        silent = draw < view.prompt_only
+        cut = ~silent & (draw < view.prompt_only + view.partial_text)
         prompt, guess = batches.prompts(data, ids), batches.answers(data, ids)
         answer = [np.array([model.action_start]) if mute else a for a, mute in zip(guess, silent)]
-        sequence, stored, agreed = _forward(model, features, prompt, answer)
+        sequence, stored, agreed = _forward(model, features, prompt, answer, layers)
         # where the model would have said the label itself, this pass already is the answer; the others decode
         open_rows = np.flatnonzero(~agreed & ~silent)
         if len(open_rows):
@@ -76,18 +83,22 @@ def taps(model: SpanVLA, data: Cache, ids: np.ndarray, view: View, bf16: bool) -
             tokens = model.decode_greedy(features[open_rows], **inputs).tokens.numpy()
             for row, said in zip(open_rows, tokens):
                 answer[row] = said[said >= 0]
-            sequence, stored, _ = _forward(model, features, prompt, answer)
+        for row in np.flatnonzero(cut):
+            kept = 1 + int(torch.randint(max(1, len(answer[row]) - 2), ()))
+            answer[row] = np.append(answer[row][: min(kept, len(answer[row]) - 1)], model.action_start)
+        if len(open_rows) or cut.any():
+            sequence, stored, _ = _forward(model, features, prompt, answer, layers)
     return stored, sequence["valid"].sum(1).numpy(), sequence["next_position"].numpy()
 
 
 def _forward(
-    model: SpanVLA, features: Tensor, prompt: dict[str, np.ndarray], answer: list[np.ndarray]
+    model: SpanVLA, features: Tensor, prompt: dict[str, np.ndarray], answer: list[np.ndarray], layers: tuple[int, ...]
 ) -> tuple[dict[str, Tensor], Tensor, np.ndarray]:
-    """Teacher-forced pass: the sequence, its tapped KV, and per row whether greedy decoding would say just this answer."""
+    """Teacher-forced pass: the sequence, its KV, and per row whether greedy decoding would say just this answer."""
     vlm, sequence = model.vlm, batches.packed(prompt, answer)
     mask = causal_mask(torch.ones(1, sequence["ids"].shape[1]))
     hidden, kv = vlm.decode_layers(vlm.embed(sequence["ids"], sequence["slot"], features), *vlm.rope(sequence["positions"]), mask)
-    stored = torch.stack([torch.stack(layer, dim=1) for layer in model.tapped(kv)], dim=1)
+    stored = torch.stack([torch.stack(kv[layer], dim=1) for layer in layers], dim=1)
     same = (vlm.logits(hidden[sequence["predict"]]).argmax(-1) == sequence["labels"]).numpy()
     ends = np.cumsum([len(a) for a in answer])
     agreed = np.array([part.all() for part in np.split(same, ends[:-1])])
@@ -101,19 +112,20 @@ def build(
     views: list[View],
     folder: Path,
     *,
+    layers: tuple[int, ...],
     identity: str,
     processes: Processes,
     bf16: bool,
     say: Callable[[str], None],
 ) -> KvCache:
-    """KV of all `samples` under each view below `folder`, shared among `processes`, continued where a pass was interrupted.
+    """KV of `layers` for all `samples` under each view below `folder`, shared among `processes`, continued where a pass was interrupted.
 
-    identity: hash of the weights; another one, other samples or views make another folder.
+    identity: hash of the weights; another one, other samples, views or layers make another folder.
     """
-    key = json.dumps([identity, data.sha256, hashlib.sha256(samples.tobytes()).hexdigest(), repr(views), bf16])
+    key = json.dumps([identity, data.sha256, hashlib.sha256(samples.tobytes()).hexdigest(), repr(views), layers, bf16])
     path = folder / hashlib.sha256(key.encode()).hexdigest()[:16]
     count = len(samples) * len(views)
-    shapes = _shapes(model.spec, model, data, count)
+    shapes = _shapes(model, data, layers, count)
     with processes.main_first():
         path.mkdir(parents=True, exist_ok=True)
         for name, (dtype, shape) in shapes.items():
@@ -126,7 +138,7 @@ def build(
     for k, (v, start) in enumerate(mine):
         ids = samples[start : start + CHUNK]
         rows = slice(v * len(samples) + start, v * len(samples) + start + len(ids))
-        stored, length, position = taps(model, data, ids, views[v], bf16)
+        stored, length, position = compute(model, data, ids, views[v], layers, bf16)
         arrays["kv"][rows, ..., : stored.shape[-2], :] = stored.to(torch.float16).numpy()
         arrays["length"][rows], arrays["next_position"][rows], arrays["sample"][rows] = length, position, ids
         arrays["done"][rows] = True
@@ -137,11 +149,11 @@ def build(
         array.flush()
     processes.barrier()
     small = {name: np.load(path / f"{name}.npy") for name in ("length", "next_position", "sample")}
-    return KvCache(kv=np.load(path / "kv.npy", mmap_mode="r"), **small)
+    return KvCache(kv=np.load(path / "kv.npy", mmap_mode="r"), layers=layers, **small)
 
 
-def _shapes(spec: ModelSpec, model: SpanVLA, data: Cache, count: int) -> dict[str, tuple[type, tuple[int, ...]]]:
-    width = int(data["length"].max()) + spec.max_reasoning_tokens + 1
-    kv = (count, len(spec.taps), 2, model.vlm.kv_heads, width, model.vlm.head_dim)
+def _shapes(model: SpanVLA, data: Cache, layers: tuple[int, ...], count: int) -> dict[str, tuple[type, tuple[int, ...]]]:
+    width = int(data["length"].max()) + model.spec.max_reasoning_tokens + 1
+    kv = (count, len(layers), 2, model.vlm.kv_heads, width, model.vlm.head_dim)
     rows = {"length": np.int16, "next_position": np.int16, "sample": np.int64, "done": np.bool_}
     return {"kv": (np.float16, kv)} | {name: (dtype, (count,)) for name, dtype in rows.items()}

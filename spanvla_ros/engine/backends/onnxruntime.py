@@ -69,12 +69,14 @@ class OnnxRuntimeBackend(Session):
 
     def _trajectory(self, motion: Mapping[str, np.ndarray], noise: np.ndarray, position: int) -> np.ndarray:
         taps = {name: cache for name, cache in self._cache.items() if name in self._expert_inputs}
+        age = {"age": motion["age"]} if "age" in self._expert_inputs else {}
         return self._run_graph(
             "expert",
             {
                 "noise": np.asarray(noise, np.float32),
                 "ego": motion["ego"],
                 "base": motion["base"],
+                **age,
                 "position": np.array([position], np.int64),
                 "valid": self._valid,
                 **taps,

@@ -52,8 +52,9 @@ class TorchBackend(Session):
     @torch.no_grad()
     def _trajectory(self, motion: Mapping[str, np.ndarray], noise: np.ndarray, position: int) -> np.ndarray:
         ego, base, draw = (torch.from_numpy(np.asarray(a, np.float32)) for a in (motion["ego"], motion["base"], noise))
+        age = torch.from_numpy(motion["age"]) if self.spec.kv_age else None
         taps = self._model.tapped(self._cache)
-        return self._model.sample(taps, torch.from_numpy(self._valid), torch.tensor([position]), ego, base, draw).numpy()
+        return self._model.sample(taps, torch.from_numpy(self._valid), torch.tensor([position]), ego, base, draw, age=age).numpy()
 
     def close(self) -> None:
         super().close()
