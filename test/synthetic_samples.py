@@ -62,6 +62,9 @@ class Dataset:
         future = constant_turn(1.0, 0.0, 0.5 * np.arange(1, 11))
         progress = np.cumsum(speed + (target - speed) * np.minimum(1, np.arange(1, 11) * 0.2)) * 0.5
         future[:, 0], future[:, 1] = progress, -offset * np.minimum(1, progress / 15)
+        # the same motion at 10 Hz
+        knots, dense_times = 0.5 * np.arange(11), 0.1 * np.arange(1, 51)
+        dense = np.column_stack([np.interp(dense_times, knots, np.append(0.0, future[:, k])) for k in range(3)])
         trace = "red lamp, stop at the line." if red else f"vehicle ahead at {5 * round(gap / 5)} m, follow it." if gap else None
         return Sample(
             id=f"{self.split}-{index}",
@@ -79,6 +82,7 @@ class Dataset:
                 command=Command.STRAIGHT,
             ),
             future=future,
+            dense=dense,
             reasoning=prompt.reasoning_text(trace),
             mode="fast" if trace is None else "slow",
             family="synthetic",

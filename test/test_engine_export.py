@@ -152,3 +152,18 @@ def test_command_line(tmp_path, capsys):
     assert manifest.verify(tmp_path / "engine").training == {"stages": [{"command": ["spanvla", "train", "--data", "data", "x=b"], "commit": "abc"}]}
     assert main(["export", "--checkpoint", str(tmp_path), "--out", str(tmp_path / "other")]) == 2
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("changes", [{"kv_age": True}, {"source": "gaussian"}, {"head": "l1"}])
+def test_other_bridges_export_too(tmp_path, changes):
+    import dataclasses
+
+    from spanvla_ros.engine.export import export
+    from spanvla_ros.model import tiny
+
+    spec = dataclasses.replace(tiny.build().spec, **changes)
+    export(tiny.build(spec=spec), tmp_path)
+    ports = [p.name for p in manifest.read(tmp_path).graphs["expert"].inputs]
+    assert ports == ["noise", "ego", "base", *(["age"] if "kv_age" in changes else []), "position", "valid", *CACHE[2:4]]
+    assert manifest.verify(tmp_path).spec == spec
+    assert parity.check(tmp_path, "onnxruntime", count=1).ok

@@ -1,4 +1,4 @@
-"""Build the action codebook; train the tokenizer, the VLM, the action expert, or the baseline that sees nothing."""
+"""Build the action codebook; train the tokenizer, the VLM, the action expert, its ablations, or the baseline that sees nothing."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ EXAMPLES = {
     "tokenizer": "spanvla train tokenizer --config config/train/demo_vlm.yaml --data data/demo --run demo-vlm",
     "vlm": "spanvla train vlm --config config/train/demo_vlm.yaml --data data/demo --run demo-vlm loop.seconds=600",
     "expert": "spanvla train expert --config config/train/demo_expert.yaml --data data/demo --run demo-expert vlm=demo-vlm",
+    "ablation": "spanvla train ablation --config config/train/ablation.yaml --data data/demo --run ablation --vlm demo-vlm-0 demo-vlm-1 demo-vlm-2",
     "ego_mlp": "spanvla train ego_mlp --config config/train/ego_mlp.yaml --data data/demo --run ego-mlp",
 }
 HELP = {
@@ -19,6 +20,7 @@ HELP = {
     "tokenizer": "byte-level BPE on the prompts and reasoning texts of a data set",
     "vlm": "stage 0 and 1: vision on simulator labels, then reasoning in text",
     "expert": "stage 2: flow-matching action expert on the cached keys and values of a trained VLM",
+    "ablation": "stage 2 in many variants from the same stage-one models: a table of errors, PDM scores and times",
     "ego_mlp": "baseline: a network that knows the ego's motion and the command and sees nothing, as ONNX",
 }
 
@@ -41,11 +43,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         else:
             sub.add_argument("--config", type=Path, required=True, metavar="FILE", help="YAML of config/train/")
             sub.add_argument("--run", metavar="NAME", help="name of the run folder below $SPANVLA_RUNS (default: name of the configuration)")
+        if stage == "ablation":
+            sub.add_argument("--vlm", required=True, nargs="+", metavar="RUN", help="stage-one runs, one seed each")
         sub.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the configuration")
 
 
 def run(args: argparse.Namespace) -> int:
     from spanvla_ros import config as configs
+    from spanvla_ros.contracts import ConfigError
     from spanvla_ros.share import runs
 
     if args.stage == "codebook":
@@ -66,6 +71,17 @@ def run(args: argparse.Namespace) -> int:
         from spanvla_ros.training.ego import EgoConfig, run_ego
 
         run_ego(configs.load(EgoConfig, args.config, args.overrides), args.data, name, say)
+        return 0
+    if args.stage == "ablation":
+        from spanvla_ros.training.ablation import AblationConfig, run_ablation
+
+        # overrides that follow the runs are taken for runs
+        sources = [text for text in args.vlm if "=" not in text]
+        overrides = [text for text in args.vlm if "=" in text] + args.overrides
+        if not sources:
+            raise ConfigError("--vlm names no run; give one stage-one run per seed")
+        config = configs.load(AblationConfig, args.config, [f"expert.vlm={sources[0]}", *overrides])
+        run_ablation(config, args.data, sources, name, say)
         return 0
     config = configs.load(VlmConfig, args.config, args.overrides)
     if args.stage == "tokenizer":

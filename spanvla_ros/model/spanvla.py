@@ -52,7 +52,11 @@ class SpanVLA(nn.Module):
         """A fresh expert for another bridge (taps, horizon, source, head ...) on the same VLM, whose inputs the spec must keep."""
         if max(spec.taps) >= self.architecture.text.layers:
             raise ConfigError(f"taps {spec.taps} name a layer beyond the last one, {self.architecture.text.layers - 1}")
-        self.spec, self.expert = spec, ActionExpert(self.architecture, spec)
+        self.reuse(spec, ActionExpert(self.architecture, spec))
+
+    def reuse(self, spec: ModelSpec, expert: ActionExpert) -> None:
+        """Take an expert that was made for `spec`."""
+        self.spec, self.expert = spec, expert
         self.action_scale = torch.tensor(spec.action_scale, dtype=torch.float32)
 
     def train_only(self, *, vision: bool = True, text: bool = True, expert: bool = True) -> None:

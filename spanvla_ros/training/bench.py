@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from spanvla_ros.contracts import ModelSpec
 from spanvla_ros.model import checkpoint
+from spanvla_ros.model.expert import ActionExpert
 from spanvla_ros.model.spanvla import SpanVLA
 from spanvla_ros.share import runs
 from spanvla_ros.training import cache, horizon, kv
@@ -39,10 +42,12 @@ class Stage:
 class Bench:
     """A stage-one model with its data. data: split -> cache; kv: "train", SEEN, BLACK, SILENT -> cache of keys and values.
 
-    `samples` (m,) are the rows of the validation cache that predictions are judged on, those of kv[SEEN].
+    `before` and `expert` are those of stage one; the model's own are of the bridge it got last. `samples` (m,) are the rows of the validation cache that predictions are judged on, those of kv[SEEN].
     """
 
     model: SpanVLA
+    before: ModelSpec
+    expert: ActionExpert
     identity: str
     stage: Stage
     data: dict[str, Cache]
@@ -53,16 +58,18 @@ class Bench:
     def samples(self) -> np.ndarray:
         return self.kv[SEEN].sample
 
-    def horizons(self, processes: Processes, bridge: BridgeConfig) -> dict[str, Horizon]:
-        """Give the model the expert of another bridge, freshly initialised where anything differs; returns its data per split."""
-        before = self.model.spec
-        draft = bridge.draft(before, self.model.architecture.text.layers)
+    def fit_bridge(self, processes: Processes, bridge: BridgeConfig, seed: int | None = None) -> dict[str, Horizon]:
+        """Give the model the expert of a bridge; returns its data per split. Where nothing differs from stage one, the expert of
+        stage one stays, unless a seed asks for a fresh one."""
+        draft = bridge.draft(self.before, self.model.architecture.text.layers)
         with processes.main_first():
             found = {
                 split: horizon.build(self.data[split], self.stage.folder, split, draft, reader=self.stage.reader, say=self.say) for split in SPLITS
             }
-        spec = bridge.scaled(before, draft, found["train"].future[:, 0], found["train"].base[:, 0])
-        if spec != before:
+        spec = bridge.scaled(self.before, draft, found["train"].future[:, 0], found["train"].base[:, 0])
+        if seed is not None:
+            torch.manual_seed(seed)
+        if seed is not None or spec != self.model.spec:
             self.model.refit(spec)
         return found
 
@@ -102,4 +109,4 @@ def setup(
     for name, count, view in ((SEEN, len(checked), View()), (BLACK, black_samples, View(black=True)), (SILENT, silent_samples, View(prompt_only=1.0))):
         if count:
             found[name] = kv.build(model, validation, checked[:: max(1, len(checked) // count)], [view], folder, **shared)
-    return Bench(model=model, identity=identity, stage=stage, data=data, kv=found, say=say)
+    return Bench(model=model, before=model.spec, expert=model.expert, identity=identity, stage=stage, data=data, kv=found, say=say)

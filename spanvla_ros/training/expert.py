@@ -149,7 +149,7 @@ def run_expert(processes: Processes, config: ExpertConfig, data: Path, name: str
     )  # fmt: skip
     model = stand.model
     torch.manual_seed(config.loop.seed)
-    job = ExpertTask(stand, config, stand.horizons(processes, config.bridge))
+    job = ExpertTask(stand, config, stand.fit_bridge(processes, config.bridge))
     if config.init:
         _initialise(model, resolve(config.init) / "model")
     run = None
