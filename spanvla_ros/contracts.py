@@ -17,6 +17,9 @@ from typing import Any, Protocol
 import numpy as np
 
 NS_PER_S = 1_000_000_000
+# of a ModelSpec: where the flow starts, and what the expert is
+SOURCES = ("cv+mlp", "mlp", "cv", "gaussian")
+HEADS = ("flow", "l1")
 
 
 class SpanVLAError(Exception):
@@ -185,10 +188,6 @@ class Trajectory:
     speeds_mps: np.ndarray
     accelerations_mps2: np.ndarray
     yaw_rates_rps: np.ndarray
-
-
-SOURCES = ("cv+mlp", "mlp", "cv", "gaussian")
-HEADS = ("flow", "l1")
 
 
 def _later(default: Any) -> Any:
