@@ -120,7 +120,7 @@ def test_mean_and_spread_over_seeds(tmp_path):
         entry = {"steps": 5, "shown": "validation", "time_ms": None, "ade_1s": value}
         (folder / "result.json").write_text(json.dumps({"entries": [entry]}))
         (folder / "pdm.json").write_text(json.dumps([0.5]))
-    row = table.collect([tmp_path / f"seed-{k}" for k in range(3)], {"row@5": 4.0}, 10)["rows"][0]
+    row = table.collect([tmp_path / f"seed-{k}" for k in range(3)], ["row"], {"row@5": 4.0}, 10)["rows"][0]
     assert row["ade_1s"] == {"mean": 2.0, "spread": 1.0} and row["pdms"] == {"mean": 0.5, "spread": 0.0} and row["time_ms"] == 4.0
 
 

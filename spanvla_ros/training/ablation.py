@@ -86,7 +86,7 @@ def run_ablation(config: AblationConfig, data: Path, sources: list[str], name: s
         say(f"{data} holds no truth of its drives: no PDM score")
     say("trajectory times")
     times = _times(config, sources[0], seeds[0])
-    found = table.collect(seeds, times, config.expert.loop.steps)
+    found = table.collect(seeds, [*config.rows, TURN, BLIND, ORACLE, *EXTRA], times, config.expert.loop.steps)
     write_text(folder / "table.json", json.dumps(found, indent=1) + "\n")
     write_text(folder / "table.md", table.markdown(found))
     say(f"table: {folder / 'table.md'}")
@@ -142,7 +142,8 @@ def _train(stand: Bench, config: ExpertConfig, folder: Path, row: str, steps: tu
             parameter.copy_(final[name])
     stand.model.expert.eval()
     default = 1 if spec.head == "l1" else spec.flow_steps
-    asked = [(count, SEEN) for count in sorted({default, *(steps if spec.head == "flow" else ())})]
+    others = sorted(set(steps) - {default}) if spec.head == "flow" else []
+    asked = [(count, SEEN) for count in (default, *others)]
     if first:
         asked += [(default, shown) for shown in (BLACK, SILENT)]
     found = {(count, shown): job.waypoints(shown, steps=count) for count, shown in asked}

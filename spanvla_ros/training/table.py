@@ -13,11 +13,11 @@ COLUMNS = {"ade_1s": "ADE 1 s", "ade_2s": "ADE 2 s", "ade_3s": "ADE 3 s", "ade_5
 SHOWN = {"validation": "", "black": ", black images", "silent": ", KV without text"}
 
 
-def collect(seeds: Sequence[Path], times: Mapping[str, float], steps: int) -> dict[str, Any]:
-    """Rows of all seeds: name, Euler steps, seeds, and per metric mean and spread (sample standard deviation; none for one seed)."""
+def collect(seeds: Sequence[Path], names: Sequence[str], times: Mapping[str, float], steps: int) -> dict[str, Any]:
+    """The named rows of all seeds: name, Euler steps, seeds, and per metric mean and spread (sample standard deviation; none for one seed)."""
     rows: dict[tuple[str, int | None, str], list[dict[str, Any]]] = {}
     for seed in seeds:
-        for path in sorted(seed.glob("*/result.json"), key=lambda p: p.stat().st_mtime):
+        for path in (seed / name / "result.json" for name in names):
             scores = path.with_name("pdm.json")
             known = json.loads(scores.read_text(encoding="utf-8")) if scores.exists() else None
             for k, entry in enumerate(json.loads(path.read_text(encoding="utf-8"))["entries"]):
@@ -41,7 +41,7 @@ def _spread(values: Sequence[float]) -> dict[str, float | None] | None:
 
 
 def markdown(found: Mapping[str, Any]) -> str:
-    """One line per row: metres, PDM score of 0..1, milliseconds of the expert per plan and relative to the first row's."""
+    """One line per row: metres, PDM score of 0..1, milliseconds of the expert per plan and relative to the first row."""
     first = next((row["time_ms"] for row in found["rows"] if row["time_ms"]), None)
     head = ["Row", "Euler steps", *COLUMNS.values(), "trajectory, ms", "relative"]
     lines = [
