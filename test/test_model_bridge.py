@@ -161,7 +161,7 @@ def test_age_is_asked_for_and_matters():
 
 @pytest.mark.parametrize(
     "config",
-    [flow.TauConfig(zero_share=0.0), flow.TauConfig(zero_share=0.0, distribution="truncated-normal"), flow.TauConfig(zero_share=0.0, distribution="beta")],
+    [flow.TauConfig(zero_share=0.0, distribution=name) for name in ("logit-normal", "truncated-normal", "beta")],
 )
 def test_tau_follows_its_distribution(config):
     tau = flow.sample_tau(50000, config, torch.Generator().manual_seed(0))

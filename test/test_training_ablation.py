@@ -55,7 +55,7 @@ def expert(name: str, *overrides: str) -> Path:
 
 @pytest.fixture(scope="module")
 def made(runs):
-    """The table once, with the rows of two more seeds than there are models: the same stage one may serve several."""
+    """The table, made once."""
     assert main(["train", "ablation", *TABLE]) == 0
     return runs / "table"
 
@@ -126,7 +126,10 @@ def test_mean_and_spread_over_seeds(tmp_path):
 
 @pytest.mark.parametrize(
     "overrides",
-    [["bridge.waypoints=50", "bridge.waypoints_per_token=5", "bridge.kv_age=true", "partial_text=0.3"], ["bridge.source=mlp", "bridge.normalisation=fixed"]],
+    [
+        ["bridge.waypoints=50", "bridge.waypoints_per_token=5", "bridge.kv_age=true", "partial_text=0.3"],
+        ["bridge.source=mlp", "bridge.normalisation=fixed"],
+    ],
 )
 def test_stage_two_changes_the_bridge_and_the_model_folder_says_so(runs, overrides):
     folder = expert(f"bridge-{len(overrides)}", *overrides)

@@ -42,7 +42,7 @@ class Stage:
 class Bench:
     """A stage-one model with its data. data: split -> cache; kv: "train", SEEN, BLACK, SILENT -> cache of keys and values.
 
-    `before` and `expert` are those of stage one; the model's own are of the bridge it got last. `samples` (m,) are the rows of the validation cache that predictions are judged on, those of kv[SEEN].
+    `before` and `expert` are those of stage one; the model's own are of the bridge it got last.
     """
 
     model: SpanVLA
@@ -56,6 +56,7 @@ class Bench:
 
     @property
     def samples(self) -> np.ndarray:
+        """Rows (m,) of the validation cache that predictions are judged on."""
         return self.kv[SEEN].sample
 
     def fit_bridge(self, processes: Processes, bridge: BridgeConfig, seed: int | None = None) -> dict[str, Horizon]:
@@ -106,7 +107,8 @@ def setup(
     say(f"keys and values of {len(training)} samples in {len(views)} views, layers {list(layers)}")
     found = {"train": kv.build(model, training, np.arange(len(training)), views, folder, **shared)}
     checked = np.unique(np.linspace(0, len(validation) - 1, min(len(validation), validation_samples)).astype(int))
-    for name, count, view in ((SEEN, len(checked), View()), (BLACK, black_samples, View(black=True)), (SILENT, silent_samples, View(prompt_only=1.0))):
+    shown = {SEEN: (len(checked), View()), BLACK: (black_samples, View(black=True)), SILENT: (silent_samples, View(prompt_only=1.0))}
+    for name, (count, view) in shown.items():
         if count:
             found[name] = kv.build(model, validation, checked[:: max(1, len(checked) // count)], [view], folder, **shared)
     return Bench(model=model, before=model.spec, expert=model.expert, identity=identity, stage=stage, data=data, kv=found, say=say)
