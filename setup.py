@@ -41,7 +41,7 @@ EXTRAS = {
     "sim": ["libsumo>=1.22", "sumolib>=1.22", "moderngl>=5.10", "shapely>=2.1"],
     "tensorrt": ["tensorrt>=10", "pycuda>=2024.1"],
     "test": ["pytest>=8", "pytest-timeout>=2.3"],
-    "train": ["torch>=2.6", "transformers>=5.0,<6", "accelerate>=1.0", "peft>=0.15", "safetensors>=0.4"],
+    "train": ["torch>=2.6", "transformers>=5.17,<6", "peft>=0.18", "safetensors>=0.4", "tensorboard>=2.16"],
 }
 
 

@@ -25,7 +25,7 @@ MAY_ALSO = {"engine.export": {"model"}, "engine.backends.torch": {"model"}}
 # third-party module -> the modules or rooms of the package that may import it
 TORCH = {"model", "training", "engine.export", "engine.backends.torch"}
 ONLY_IN = {
-    **dict.fromkeys(("torch", "transformers", "accelerate", "peft"), TORCH),
+    **dict.fromkeys(("torch", "transformers", "peft"), TORCH),
     **dict.fromkeys(("onnx", "onnxscript"), {"engine.export"}),
     **dict.fromkeys(("rclpy", "rcl_interfaces", "sensor_msgs", "nav_msgs", "std_msgs", "std_srvs", "geometry_msgs"), {"ros"}),
     **dict.fromkeys(("trajectory_msgs", "visualization_msgs", "diagnostic_msgs", "lifecycle_msgs", "tf2_msgs", "cv_bridge"), {"ros"}),

@@ -12,6 +12,7 @@ pytest.importorskip("transformers")
 
 from spanvla_ros.model.architecture import Architecture  # noqa: E402
 from spanvla_ros.model.tiny import build, tiny_spec  # noqa: E402
+from spanvla_ros.planning import prompt  # noqa: E402
 from spanvla_ros.planning.tokenizer import VIDEO_PAD  # noqa: E402
 from spanvla_ros.share import share  # noqa: E402
 
@@ -124,6 +125,44 @@ def test_greedy_equals_huggingface_generate(model):
         found = ours.tokens[row]
         assert found[: len(theirs)].tolist() == theirs.tolist()
         assert len(set(theirs.tolist())) > 1
+
+
+def test_static_cache_gives_the_logits_of_generate(monkeypatch):
+    """Three cameras with two frame pairs each, as in the paper: every step of our decoding against theirs."""
+    spec = dataclasses.replace(tiny_spec(), cameras=("front", "front_left", "front_right"), frame_offsets_s=(-1.5, -1.0, -0.5, 0.0), prompt_tokens=240)
+    model = build(seed=5, spec=spec)
+    rows, columns = spec.grid
+    per_camera, pad = spec.vision_tokens // 3, model.tokenizer.token_to_id(VIDEO_PAD)
+    ids = np.random.default_rng(6).integers(20, 300, 220)
+    for camera in range(3):
+        ids[4 + camera * (per_camera + 3) :][:per_camera] = pad
+    text = np.zeros(spec.prompt_tokens, np.int64)
+    text[: len(ids)] = ids
+    class Words:
+        encode = staticmethod(lambda text, add_special_tokens: type("Encoding", (), {"ids": ids.tolist()}))
+        token_to_id = model.tokenizer.token_to_id
+    inputs = tensors(prompt.tensors(spec, Words, ""))
+    patches = torch.randn(1, spec.groups, 128, 1176, generator=torch.Generator().manual_seed(7))
+    seen = []
+    prefill, step = model.prefill, model.step
+    monkeypatch.setattr(model, "prefill", lambda *a: seen.append((found := prefill(*a)).logits) or found)
+    monkeypatch.setattr(model, "step", lambda *a: seen.append((found := step(*a))[0]) or found)
+    ours = model.decode_greedy(model.vision(patches), **inputs)
+    theirs = model.vlm.hf.generate(
+        input_ids=torch.from_numpy(ids)[None],
+        mm_token_type_ids=(torch.from_numpy(ids)[None] == pad).int() * 2,
+        pixel_values_videos=patches[0].flatten(0, 1),
+        video_grid_thw=torch.tensor([[2, 2 * rows, 2 * columns]] * 3),
+        max_new_tokens=spec.max_reasoning_tokens,
+        do_sample=False,
+        cache_implementation="static",
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    said = theirs.sequences[0, len(ids) :]
+    assert len(said) > 3 and ours.tokens[0, : len(said)].tolist() == said.tolist()
+    for mine, other in zip(seen, theirs.logits):
+        assert (mine - other).abs().max() < 1e-4
 
 
 def test_decoded_cache_equals_teacher_forcing(model):

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 sys.path.insert(0, str(Path(__file__).parent))
 
 from spanvla_ros import config as configs  # noqa: E402
-from spanvla_ros.contracts import ConfigError  # noqa: E402
+from spanvla_ros.contracts import ConfigError, DataError  # noqa: E402
 from spanvla_ros.model import checkpoint  # noqa: E402
 from spanvla_ros.training import loop as loops  # noqa: E402
 from spanvla_ros.training.expert import ExpertConfig, run_expert  # noqa: E402
@@ -141,7 +141,7 @@ def test_failed_save_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
         raise OSError("no space left on device")
 
     monkeypatch.setattr("spanvla_ros.training.runs.save_file", full)
-    with pytest.raises(OSError):
+    with pytest.raises(DataError, match="no space left.*step-00000001 is kept"):
         run.save(2, {"a": torch.zeros(2)}, {"step": 2})
     tensors, values = run.restore()
     assert values == {"step": 1} and torch.equal(tensors["a"], torch.ones(2))

@@ -24,7 +24,6 @@ EXAMPLES = """examples:
 
 # top-level module -> extra of this package that installs it
 EXTRA_OF_MODULE = {
-    "accelerate": "train",
     "jsonschema": "data",
     "libsumo": "sim",
     "matplotlib": "report",
@@ -40,6 +39,7 @@ EXTRA_OF_MODULE = {
     "shapely": "sim",
     "sumo": "maps",
     "sumolib": "sim",
+    "tensorboard": "train",
     "tensorrt": "tensorrt",
     "torch": "train",
     "transformers": "train",

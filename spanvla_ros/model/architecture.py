@@ -25,7 +25,11 @@ class VisionArchitecture:
 
 @dataclass(frozen=True, kw_only=True)
 class TextArchitecture:
-    """Qwen2.5's decoder with M-RoPE and tied embeddings; head size is hidden / heads."""
+    """Qwen2.5's decoder with M-RoPE and tied embeddings; head size is hidden / heads.
+
+    vocabulary: rows of the embedding at least (a pretrained one has more rows than its tokenizer has tokens); it grows with
+    the tokenizer, and with 0 has just as many rows.
+    """
 
     layers: int
     hidden: int
@@ -33,6 +37,7 @@ class TextArchitecture:
     kv_heads: int
     intermediate: int
     rope_theta: float = 1e6
+    vocabulary: int = 0
 
     @property
     def head_dim(self) -> int:
@@ -58,7 +63,7 @@ class ExpertArchitecture:
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """Sizes of vision tower, decoder and expert; the vocabulary comes from the tokenizer, the grid and taps from ModelSpec."""
+    """Sizes of vision tower, decoder and expert; the grid and taps from ModelSpec."""
 
     vision: VisionArchitecture
     text: TextArchitecture

@@ -4,14 +4,16 @@ where the model speaks action tokens."""
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from spanvla_ros.contracts import ConfigError, ModelSpec
 from spanvla_ros.model import actions
+from spanvla_ros.contracts import ConfigError, DataError, ModelSpec
 from spanvla_ros.model.architecture import Architecture
 from spanvla_ros.model.spanvla import SpanVLA
 from spanvla_ros.planning import tokenizer as tokenizers
@@ -31,19 +33,32 @@ def weights(model: SpanVLA) -> dict[str, torch.Tensor]:
 
 
 def save(model: SpanVLA, folder: Path | str, dtype: torch.dtype = torch.bfloat16) -> None:
-    """Write a model folder; weights are stored as `dtype`."""
+    """Write a model folder; weights are stored as `dtype`. A folder that is already there stays whole until the new one is.
+
+    Errors: DataError when the disk is full.
+    """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.to(dtype).contiguous() for name, value in weights(model).items()}, str(folder / WEIGHTS))
+    temporary = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
     description = {"schema": SCHEMA, "architecture": model.architecture.to_dict(), "spec": model.spec.to_dict()}
-    (folder / DESCRIPTION).write_text(json.dumps(description, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    model.tokenizer.save(str(folder / TOKENIZER))
-    if model.codebook is not None:
-        model.codebook.save(folder / CODEBOOK)
+    try:
+        temporary.mkdir(parents=True)
+        save_file({name: value.to("cpu", dtype).contiguous() for name, value in weights(model).items()}, str(temporary / WEIGHTS))
+        (temporary / DESCRIPTION).write_text(json.dumps(description, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        model.tokenizer.save(str(temporary / TOKENIZER))
+        if model.codebook is not None:
+            model.codebook.save(temporary / CODEBOOK)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise DataError(f"model {folder} can't be written ({error}); make room and run the same command again") from None
+    folder.mkdir(exist_ok=True)
+    for path in temporary.iterdir():
+        os.replace(path, folder / path.name)
+    temporary.rmdir()
 
 
-def load(folder: Path | str) -> SpanVLA:
-    """Read a model folder, in float32 and evaluation mode. Errors: ConfigError names the file and what is wrong with it."""
+def describe(folder: Path | str) -> tuple[Architecture, ModelSpec]:
+    """What a model folder holds, without its weights. Errors: as `load`."""
     folder = Path(folder)
     path = folder / DESCRIPTION
     if not path.is_file():
@@ -54,10 +69,15 @@ def load(folder: Path | str) -> SpanVLA:
         raise ConfigError(f"{path} is not valid JSON: {error}") from None
     if description.get("schema") != SCHEMA:
         raise ConfigError(f"{path} has schema {description.get('schema')!r}; this version reads {SCHEMA!r}")
-    architecture = Architecture.from_dict(description["architecture"], str(path))
-    spec = ModelSpec.from_dict(description["spec"])
+    architecture, spec = describe(folder)
     codebook = actions.load(folder / CODEBOOK, spec.action_tokens) if spec.action_tokens else None
     model = SpanVLA(architecture, spec, tokenizers.load(folder / TOKENIZER), codebook)
+    return Architecture.from_dict(description["architecture"], str(path)), ModelSpec.from_dict(description["spec"])
+
+
+def load(folder: Path | str) -> SpanVLA:
+    """Read a model folder, in float32 and evaluation mode. Errors: ConfigError names the file and what is wrong with it."""
+    folder = Path(folder)
     load_weights(model, folder / WEIGHTS)
     return model.eval()
 

@@ -29,9 +29,9 @@ class Prefilled:
 
 class SpanVLA(nn.Module):
     """Both networks and the ModelSpec that fixes their inputs. `tokenizer` is a tokenizers.Tokenizer; `codebook` is what the
-    action tokens of `spec` stand for, None where it has none."""
+    action tokens of `spec` stand for, None where it has none; hf: pretrained VLM, see `model.backbone`."""
 
-    def __init__(self, architecture: Architecture, spec: ModelSpec, tokenizer, codebook: Codebook | None = None):
+    def __init__(self, architecture: Architecture, spec: ModelSpec, tokenizer, codebook: Codebook | None = None, hf: nn.Module | None = None):
         super().__init__()
         if spec.action_tokens and (codebook is None or codebook.sha256 != spec.codebook_sha256):
             found = "none" if codebook is None else f"{codebook.sha256[:12]} of {len(codebook)} motions"
@@ -44,7 +44,7 @@ class SpanVLA(nn.Module):
         self.architecture, self.spec, self.tokenizer = architecture, spec, tokenizer
         token_ids = {name: tokenizer.token_to_id(name) for name in SPECIAL_TOKENS}
         self.action_start = token_ids[ACTION_START]
-        self.vlm = VLM(architecture, spec, tokenizer.get_vocab_size(), token_ids)
+        self.vlm = VLM(architecture, spec, tokenizer.get_vocab_size(), token_ids, hf)
         self.expert = ActionExpert(architecture, spec)
         self.register_buffer("action_scale", torch.tensor(spec.action_scale, dtype=torch.float32), persistent=False)
 

@@ -7,13 +7,17 @@ fixed by ModelSpec, so here every index is a constant and every attention a dens
 
 from __future__ import annotations
 
+from types import MethodType
+
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from spanvla_ros.contracts import ConfigError, ModelSpec
 from spanvla_ros.model.architecture import Architecture
 from spanvla_ros.model.attention import additive, attend, rotate
+from spanvla_ros.planning.prompt import TOKENS_PER_SECOND
 from spanvla_ros.planning.tokenizer import ACTION_START, PAD, VIDEO_PAD, VISION_END, VISION_START
 
 KV = list[tuple[Tensor, Tensor]]
@@ -47,6 +51,7 @@ def huggingface_config(architecture: Architecture, spec: ModelSpec, vocabulary: 
             "patch_size": spec.patch,
             "spatial_merge_size": spec.merge,
             "temporal_patch_size": spec.temporal_patch,
+            "tokens_per_second": TOKENS_PER_SECOND,
             "window_size": vision.window_px,
             "fullatt_block_indexes": list(vision.full_attention),
         },
@@ -59,13 +64,28 @@ def huggingface_config(architecture: Architecture, spec: ModelSpec, vocabulary: 
 
 
 class VLM(nn.Module):
-    """Vision tower and decoder for one camera grid. `hf` holds all weights."""
+    """Vision tower and decoder for one camera grid. `hf` holds all weights: random ones, or those of `model.backbone`.
 
-    def __init__(self, architecture: Architecture, spec: ModelSpec, vocabulary: int, token_ids: dict[str, int]):
+    recompute: layers keep only their input for the backward pass and run again there (gradient checkpointing).
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        spec: ModelSpec,
+        vocabulary: int,
+        token_ids: dict[str, int],
+        hf: Qwen2_5_VLForConditionalGeneration | None = None,
+    ):
         super().__init__()
         if max(spec.taps) >= architecture.text.layers:
             raise ConfigError(f"taps {spec.taps} name a layer beyond the last one, {architecture.text.layers - 1}")
-        self.hf = Qwen2_5_VLForConditionalGeneration(huggingface_config(architecture, spec, vocabulary, token_ids))
+        rows = max(vocabulary, architecture.text.vocabulary)
+        self.hf = hf or Qwen2_5_VLForConditionalGeneration(huggingface_config(architecture, spec, rows, token_ids))
+        self.recompute = False
+        for layer in self.decoder.layers:
+            # a method of the layer, not of this class: sharding hooks into the modules that own the weights
+            layer.run = MethodType(run_layer, layer)
         text = architecture.text
         self.layers, self.heads, self.kv_heads, self.head_dim = text.layers, text.heads, text.kv_heads, text.head_dim
         self.vision_heads, self.full_attention = architecture.vision.heads, frozenset(architecture.vision.full_attention)
@@ -151,24 +171,42 @@ class VLM(nn.Module):
     def decode_layers(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, past: KV | None = None) -> tuple[Tensor, KV]:
         """Run all layers on x (B, S, H). Returns the normed output (B, S, H) and, per layer, the rotated keys and values
         (B, Hkv, S, D) of these S tokens only. `past` (B, Hkv, P, D) is attended in front of them; mask covers P + S keys."""
-        batch, count, _ = x.shape
         kv: KV = []
+        again = self.recompute and torch.is_grad_enabled()
         for index, layer in enumerate(self.decoder.layers):
-            h = layer.input_layernorm(x)
-            query, key, value = (
-                projection(h).reshape(batch, count, -1, self.head_dim).transpose(1, 2)
-                for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj)
-            )
-            query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+            x, key, value = layer.run(x, cos, sin, mask, None if past is None else past[index], again)
             kv.append((key, value))
-            if past is not None:
-                key, value = torch.cat((past[index][0], key), dim=2), torch.cat((past[index][1], value), dim=2)
-            x = x + layer.self_attn.o_proj(attend(query, key, value, mask))
-            x = x + layer.mlp(layer.post_attention_layernorm(x))
         return self.decoder.norm(x), kv
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.hf.lm_head(hidden)
+
+
+def run_layer(
+    layer: nn.Module, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, past: tuple[Tensor, Tensor] | None, again: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One decoder layer on x (B, S, H): its output and the rotated keys and values (B, Hkv, S, D) of these S tokens.
+
+    again: forget all but x after the forward pass, and run it again in the backward pass.
+    """
+    if again:
+        return checkpoint(_layer, layer, x, cos, sin, mask, past, use_reentrant=False)
+    return _layer(layer, x, cos, sin, mask, past)
+
+
+def _layer(
+    layer: nn.Module, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, past: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch, count, _ = x.shape
+    h = layer.input_layernorm(x)
+    query, key, value = (
+        projection(h).reshape(batch, count, -1, cos.shape[-1]).transpose(1, 2)
+        for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj)
+    )
+    query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+    keys, values = (key, value) if past is None else (torch.cat((past[0], key), dim=2), torch.cat((past[1], value), dim=2))
+    x = x + layer.self_attn.o_proj(attend(query, keys, values, mask))
+    return x + layer.mlp(layer.post_attention_layernorm(x)), key, value
 
 
 def causal_mask(valid: Tensor) -> Tensor:

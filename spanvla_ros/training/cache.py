@@ -20,7 +20,7 @@ import numpy as np
 from spanvla_ros.contracts import DataError, ModelSpec
 from spanvla_ros.planning import motion, preprocess, prompt
 from spanvla_ros.planning import tokenizer as planning_tokenizer
-from spanvla_ros.training import targets
+from spanvla_ros.training import lists, targets
 
 VERSION = 2  # of the layout below; part of the hash
 CHUNK = 256  # samples; what an interrupted pass repeats at most, per worker
@@ -70,7 +70,7 @@ def open_reader(folder: Path, split: str, spec: ModelSpec | None, reader: str = 
     """The data set class named by `reader` (module:class), opened on one split of `folder`: what is to be imitated, as the model
     sees it (None: all that is stored)."""
     module, _, name = reader.partition(":")
-    return getattr(importlib.import_module(module), name)(folder, split, spec, IMITATED)
+    return lists.check(getattr(importlib.import_module(module), name)(folder, split, spec, IMITATED), folder, split)
 
 
 def cache_hash(data_sha256: str, spec: ModelSpec, tokenizer_path: Path) -> str:

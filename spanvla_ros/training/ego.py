@@ -18,7 +18,7 @@ from spanvla_ros.data.shards import Dataset
 from spanvla_ros.engine import export
 from spanvla_ros.model.graphs import Graph
 from spanvla_ros.planning import motion
-from spanvla_ros.training import baselines, targets
+from spanvla_ros.training import baselines, lists, targets
 from spanvla_ros.training.loop import LoopConfig, Task, train
 from spanvla_ros.training.runs import Run, write_text
 
@@ -59,7 +59,7 @@ def run_ego(config: EgoConfig, data: Path, name: str, say: Callable[[str], None]
     """Train on a data set's positive and recovery samples; returns the run folder, which holds the ONNX graph and the record."""
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.loop.seed)
-    sets = {split: Dataset(data, split, labels=LABELS) for split in ("train", "validation")}
+    sets = {split: lists.check(Dataset(data, split, labels=LABELS), data, split) for split in ("train", "validation")}
     (ego, base, future), held_out = (_table(dataset) for dataset in sets.values())
     say(f"{len(ego)} samples, {len(held_out[0])} for validation")
     residuals = targets.residuals(future, base)
@@ -76,7 +76,7 @@ def run_ego(config: EgoConfig, data: Path, name: str, say: Callable[[str], None]
 
     run = Run(name, configs.to_dict(config), sets["train"].sha256)
     curves = {"loss": ("loss",), "ADE, m": ("ade_1s", "ade_3s", "ade_5s", "turn_ade_5s")}
-    final = train(config.loop, run, Task(modules=model, count=len(ego), loss=loss, evaluate=evaluate, curves=curves), say)
+    final = train(config.loop, run, Task(modules=model, count=len(ego), loss=loss, evaluate=evaluate, curves=curves, metric="ade_5s"), say)
     with torch.no_grad():
         for parameter, value in final.items():
             model.get_parameter(parameter).copy_(value)

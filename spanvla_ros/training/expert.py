@@ -154,7 +154,7 @@ def run_expert(processes: Processes, config: ExpertConfig, data: Path, name: str
         _initialise(model, resolve(config.init) / "model")
     run = None
     if processes.rank == 0:
-        run = Run(name, configs.to_dict(config) | {"vlm_sha256": stand.identity}, stand.data["train"].sha256)
+        run = Run(name, configs.to_dict(config) | {"vlm_sha256": stand.identity}, stand.data["train"].sha256, wandb=config.loop.wandb)
         job.compare(config.blind_seconds, config.loop.seed)
         say("baselines " + " ".join(f"{k}={v}" for k, v in job.reference.items()))
     final = fit(config.loop, run, job, say)
@@ -176,7 +176,7 @@ def _initialise(model: SpanVLA, source: Path) -> None:
 
 def fit(loop: LoopConfig, run: Run | None, job: ExpertTask, say: Callable[[str], None]) -> dict[str, Tensor]:
     """The training itself; returns the final weights of the expert by name."""
-    task = Task(modules=job.model.expert, count=len(job.bench.kv["train"]), loss=job.loss, evaluate=job.evaluate, curves=CURVES)
+    task = Task(modules=job.model.expert, count=len(job.bench.kv["train"]), loss=job.loss, evaluate=job.evaluate, curves=CURVES, metric="ade_5s")
     return train(loop, run, task, say)
 
 

@@ -1,11 +1,13 @@
 """The training loop of both stages: budget, schedule, data order, averaging over processes, exact resume.
 
-All randomness of a step (batch, augmentation, noise) is derived from (seed, step), so a resumed run repeats an
-uninterrupted one bit for bit. A budget in seconds counts training time only, without evaluation.
+All randomness of a step (batch, augmentation, noise) is derived from (seed, step, part of the batch), so a resumed run
+repeats an uninterrupted one bit for bit, and with a `micro_batch` the number of processes changes nothing but rounding.
+A budget in seconds counts training time only, without evaluation.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -18,7 +20,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from spanvla_ros.contracts import ConfigError, SpanVLAError
+from spanvla_ros.training.progress import Progress
 from spanvla_ros.training.runs import Run
+from spanvla_ros.training.sharding import sharded, whole, within
+from spanvla_ros.training.state import State
 
 
 class Diverged(SpanVLAError):
@@ -27,11 +32,13 @@ class Diverged(SpanVLAError):
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-    """Budget and optimiser. Exactly one of `seconds` and `steps` is given; batch is per step over all processes."""
+    """Budget and optimiser. Exactly one of `seconds`, `steps` and `epochs` is given; batch is per step over all processes."""
 
     seconds: float | None = None
     steps: int | None = None
+    epochs: float | None = None
     batch: int = 64
+    micro_batch: int | None = None  # samples per forward pass, gradients are accumulated; None: a process's whole share at once
     learning_rate: float = 1e-3
     final_learning_rate: float = 0.02  # share of learning_rate left at the end of the cosine
     warmup_steps: int = 100
@@ -42,27 +49,33 @@ class LoopConfig:
     log_every: int = 50  # steps
     evaluate_every_s: float = 300.0
     save_every_s: float = 300.0
+    patience: int = 0  # evaluations without a better validation metric that end the training, whose best weights are kept; 0: never
+    wandb: str | None = None  # project at Weights & Biases; TensorBoard always gets the same numbers
     seed: int = 0
 
     def __post_init__(self):
-        if (self.seconds is None) == (self.steps is None):
-            raise ConfigError("give exactly one of seconds and steps")
-        for name in ("batch", "log_every", "learning_rate", "clip"):
-            if getattr(self, name) <= 0:
+        if sum(budget is not None for budget in (self.seconds, self.steps, self.epochs)) != 1:
+            raise ConfigError("give exactly one of seconds, steps and epochs")
+        for name in ("seconds", "steps", "epochs", "batch", "micro_batch", "log_every", "learning_rate", "clip"):
+            if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise ConfigError(f"{name} must be greater than 0, is {getattr(self, name)}")
+        if self.patience < 0:
+            raise ConfigError(f"patience must be at least 0, is {self.patience}")
         if not 0 <= self.ema < 1:
             raise ConfigError(f"ema must be in [0, 1), is {self.ema}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What one kind of training brings: `loss(step, fraction, ids)` -> named scalars with `loss` among them, `evaluate()` -> metrics."""
+    """What one kind of training brings: `loss(step, fraction, ids)` -> named scalars with `loss` among them, `evaluate()` -> metrics,
+    of which `metric` (smaller is better) decides about early stopping."""
 
     modules: nn.Module
     count: int
     loss: Callable[[int, float, np.ndarray], dict[str, Tensor]]
     evaluate: Callable[[], dict[str, Any]]
     curves: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    metric: str = "loss"
 
 
 class Order:
@@ -87,170 +100,192 @@ def learning_rate(config: LoopConfig, step: int, fraction: float) -> float:
 
 
 def train(config: LoopConfig, run: Run | None, task: Task, say: Callable[[str], None]) -> dict[str, Tensor]:
-    """Train until the budget is spent; returns the final (averaged, where ema > 0) weights by name.
+    """Train until the budget is spent; returns the final (averaged, where ema > 0; best, where patience > 0) weights by name.
 
-    Under torch.distributed every process works on its share of each batch; only rank 0 has a `run`, evaluates and saves.
+    Under torch.distributed every process works on its parts of each batch; only rank 0 has a `run`, evaluates and saves.
+    Weights may be sharded (`training.sharding`); the returned ones are whole, and those of rank 0 count.
     Raises Diverged with step and batch ids when the loss is not finite; the last checkpoint stays.
     """
-    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    parameters = {name: p for name, p in task.modules.named_parameters() if p.requires_grad}
-    # biases and gains are not decayed
-    groups = [
-        {"params": [p for p in parameters.values() if (p.ndim > 1) == decayed], "weight_decay": config.weight_decay if decayed else 0.0}
-        for decayed in (True, False)
-    ]
-    optimiser = torch.optim.AdamW([g for g in groups if g["params"]], lr=config.learning_rate, betas=config.betas, fused=True)
-    average = {name: p.detach().clone() for name, p in parameters.items()} if config.ema else {}
-    step, spent = _resume(run, parameters, optimiser, average, rank, world, say)
-    order = Order(task.count, config.batch, config.seed)
+    return _Training(config, run, task, say).run()
 
-    def snapshot() -> dict[str, Tensor]:
-        return average if config.ema else {name: p.detach() for name, p in parameters.items()}
 
-    def evaluate(at: int) -> None:
-        current = {name: p.detach().clone() for name, p in parameters.items()}
-        _assign(parameters, snapshot())
+class _Training:
+    def __init__(self, config: LoopConfig, run: Run | None, task: Task, say: Callable[[str], None]):
+        self.config, self.folder, self.task = config, run, task
+        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        self.sharded = sharded(task.modules)
+        parameters = {name: p for name, p in task.modules.named_parameters() if p.requires_grad}
+        # biases and gains are not decayed
+        groups = [
+            {"params": [p for p in parameters.values() if (p.ndim > 1) == decayed], "weight_decay": config.weight_decay if decayed else 0.0}
+            for decayed in (True, False)
+        ]
+        optimiser = torch.optim.AdamW([g for g in groups if g["params"]], lr=config.learning_rate, betas=config.betas, fused=True)
+        self.parameters, self.optimiser = parameters, optimiser
+        self.state = State(parameters, optimiser, averaged=config.ema > 0)
+        self.at = self.state.restore(run, self.world)
+        self.progress = Progress(say)
+        if self.at.step and run is not None:
+            run.forget_after(self.at.step)
+            self.progress.line(f"resuming {run.path} at step {self.at.step} ({self.at.spent_s:.0f} s of training)")
+        self.order = Order(task.count, config.batch, config.seed)
+        self.steps = config.steps or (math.ceil(config.epochs * task.count / self.order.batch) if config.epochs else None)
+        self.parts = self.world if config.micro_batch is None else math.ceil(self.order.batch / config.micro_batch)
+        if self.parts % self.world or self.parts > self.order.batch:
+            raise ConfigError(
+                f"a batch of {self.order.batch} makes {self.parts} parts (micro_batch is {config.micro_batch}), "
+                f"which {self.world} processes can't share evenly"
+            )
+        self.evaluated = self.saved = dataclasses.replace(self.at)
+
+    def run(self) -> dict[str, Tensor]:
+        self.task.modules.train()
+        sums: dict[str, float] = {}
+        counted, since = 0, (time.monotonic(), self.at.step)
+        while True:
+            started = time.monotonic()
+            fraction, evaluating, saving = self._agree()
+            if evaluating or saving:
+                # in this order: what the evaluation says about stopping belongs into the checkpoint
+                if evaluating:
+                    self._evaluate()
+                if saving:
+                    self._save()
+                since = time.monotonic(), self.at.step
+                continue
+            if fraction >= 1:
+                break
+            values = self._step(fraction)
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0.0) + value
+            counted += 1
+            self.at.spent_s += time.monotonic() - started
+            self.progress.at(self._fraction(), f"step {self.at.step}, loss {values['loss']:.4g}")
+            if self.folder is not None and self.at.step % self.config.log_every == 0:
+                self._report({name: value / counted for name, value in sums.items()}, since)
+                sums, counted, since = {}, 0, (time.monotonic(), self.at.step)
+        if self.at.step > self.saved.step:
+            self._save()
+        if not self._stopped():
+            self._evaluate()
+        self.progress.close()
+        final = {name: value.clone() for name, value in whole(self.state.weights()).items()}
+        best = self.folder.best() if self.config.patience and self.folder is not None else None
+        return best or final
+
+    def _fraction(self) -> float:
+        return self.at.spent_s / self.config.seconds if self.config.seconds else self.at.step / (self.steps or 1)
+
+    def _stopped(self) -> bool:
+        return 0 < self.config.patience <= self.at.waited
+
+    def _agree(self) -> tuple[float, bool, bool]:
+        """Share of the budget that is spent, and whether it is time to evaluate and to save: all follow the clock of rank 0."""
+        at, config = self.at, self.config
+        due = (
+            at.step > since.step and at.spent_s - since.spent_s >= every
+            for since, every in ((self.evaluated, config.evaluate_every_s), (self.saved, config.save_every_s))
+        )
+        fraction = 1.0 if self._stopped() else self._fraction()
+        values = [fraction, *(float(d and fraction < 1) for d in due)]
+        if self.world > 1:
+            shared = torch.tensor(values, dtype=torch.float64)
+            dist.broadcast(shared, 0)
+            values = shared.tolist()
+        return values[0], bool(values[1]), bool(values[2])
+
+    def _step(self, fraction: float) -> dict[str, float]:
+        """One update; returns the losses, averaged over all parts of the batch, and the norm of the gradient."""
+        config, task, step = self.config, self.task, self.at.step
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(config, step, fraction)
+        ids = self.order(step)
+        self.optimiser.zero_grad(set_to_none=True)
+        mine = range(self.rank, self.parts, self.world)
+        sums: dict[str, Tensor] = {}
+        for part in mine:
+            torch.manual_seed((config.seed * 1_000_003 + step) * 64 + part)
+            losses = within(task.modules, task.loss, step, fraction, ids[part :: self.parts])
+            (losses["loss"] / len(mine)).backward()
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + value.detach() / len(mine)
+        means = self._average(sums)
+        if not math.isfinite(means["loss"]):
+            raise Diverged(f"loss is not finite at step {step}; batch ids {sorted(int(i) for i in ids)}; the last checkpoint is kept")
+        norm = nn.utils.clip_grad_norm_(self.parameters.values(), config.clip)
+        self.optimiser.step()
+        self.at.step += 1
+        if self.state.average:
+            # a plain mean in the beginning, so that the random start is forgotten
+            decay = min(config.ema, self.at.step / (self.at.step + 10))
+            with torch.no_grad():
+                torch._foreach_lerp_(list(self.state.average.values()), list(self.parameters.values()), 1 - decay)
+        return means | {"gradient_norm": float(whole({"norm": norm})["norm"])}
+
+    def _average(self, losses: dict[str, Tensor]) -> dict[str, float]:
+        """Mean over the processes of the losses and, unless sharding has done it already, of all gradients, in one message."""
+        names = sorted(losses)
+        values = torch.stack([losses[name].float() for name in names])
+        if self.world > 1:
+            # a parameter without gradient on one process (a loss that is off in this phase) has none on all
+            used = [] if self.sharded else [p for p in self.parameters.values() if p.grad is not None]
+            flat = torch.cat([p.grad.reshape(-1) for p in used] + [values])
+            dist.all_reduce(flat)
+            flat /= self.world
+            offset = 0
+            for p in used:
+                p.grad.copy_(flat[offset : offset + p.numel()].view_as(p))
+                offset += p.numel()
+            values = flat[offset:]
+        return dict(zip(names, values.tolist()))
+
+    def _report(self, means: dict[str, float], since: tuple[float, int]) -> None:
+        at, batch = self.at, self.order.batch
+        rate = (at.step - since[1]) * batch / max(1e-9, time.monotonic() - since[0])
+        fraction = self._fraction()
+        left = at.spent_s * (1 / fraction - 1)
+        rates = {"learning_rate": self.optimiser.param_groups[0]["lr"], "samples_per_s": round(rate, 1)}
+        assert self.folder is not None
+        self.folder.log({"step": at.step, "seconds": round(at.spent_s, 1)} | rates | means)
+        text = " ".join(f"{name} {_short(value)}" for name, value in means.items())
+        self.progress.line(
+            f"step {at.step}  {100 * fraction:.1f} %  {rate:.0f} samples/s  epoch {at.step * batch / self.task.count:.2f}  {text}  ETA {_clock(left)}"
+        )
+
+    def _evaluate(self) -> None:
+        """Metrics of the weights to be used. One process has them all, so only sharded weights need the others for it."""
+        self.evaluated = dataclasses.replace(self.at)
+        if self.folder is None and not self.sharded:
+            return
+        task, at = self.task, self.at
+        current = {name: p.detach().clone() for name, p in self.parameters.items()}
+        self.state.assign(self.state.weights())
         task.modules.eval()
         with torch.no_grad():
-            metrics = {"step": at, "seconds": round(spent, 1)} | task.evaluate()
+            metrics = {"step": at.step, "seconds": round(at.spent_s, 1)} | within(task.modules, task.evaluate)
         task.modules.train()
-        _assign(parameters, current)
-        assert run is not None
-        run.log(metrics)
-        say("  evaluation " + " ".join(f"{k}={_short(v)}" for k, v in metrics.items() if k not in ("step", "seconds")))
+        self.state.assign(current)
+        if self.config.patience:
+            value = metrics[task.metric]
+            at.best, at.waited = (value, 0) if value < at.best else (at.best, at.waited + 1)
+        best = whole(self.state.weights()) if self.config.patience and not at.waited else None
+        if self.folder is None:
+            return
+        if best is not None:
+            self.folder.save_best(best)
+        self.folder.log(metrics)
+        self.progress.line("  evaluation " + " ".join(f"{k}={_short(v)}" for k, v in metrics.items() if k not in ("step", "seconds")))
+        if self._stopped():
+            self.progress.line(f"  {task.metric} has not improved for {at.waited} evaluations: stopping with the best, {_short(at.best)}")
         if task.curves:
-            run.plot(task.curves)
+            self.folder.plot(task.curves)
 
-    def save(at: int) -> None:
-        if run is not None:
-            run.save(at, _state(parameters, optimiser, average), {"step": at, "spent_s": spent, "loop": "v1"})
-
-    task.modules.train()
-    sums: dict[str, float] = {}
-    counted = 0
-    last_evaluation = last_save = spent
-    report_from = time.monotonic(), step
-    while True:
-        started = time.monotonic()
-        fraction = spent / config.seconds if config.seconds else step / (config.steps or 1)
-        if world > 1:
-            # every process follows the clock of rank 0
-            shared = torch.tensor([fraction], dtype=torch.float64)
-            dist.broadcast(shared, 0)
-            fraction = float(shared)
-        if fraction >= 1:
-            break
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(config, step, fraction)
-        torch.manual_seed((config.seed * 1_000_003 + step) * 64 + rank)
-        ids = order(step)
-        losses = task.loss(step, fraction, ids[rank::world])
-        optimiser.zero_grad(set_to_none=True)
-        losses["loss"].backward()
-        finite = torch.isfinite(losses["loss"].detach()).double()
-        if world > 1:
-            finite = _average_gradients(parameters, finite, world)
-        if float(finite) < 1:
-            raise Diverged(f"loss is not finite at step {step}; batch ids {sorted(int(i) for i in ids)}; the last checkpoint is kept")
-        norm = nn.utils.clip_grad_norm_(parameters.values(), config.clip)
-        optimiser.step()
-        step += 1
-        if config.ema:
-            # a plain mean in the beginning, so that the random start is forgotten
-            decay = min(config.ema, step / (step + 10))
-            with torch.no_grad():
-                torch._foreach_lerp_(list(average.values()), list(parameters.values()), 1 - decay)
-        for name, value in {**losses, "gradient_norm": norm}.items():
-            sums[name] = sums.get(name, 0.0) + float(value.detach())
-        counted += 1
-        spent += time.monotonic() - started
-        if run is None:
-            continue
-        if step % config.log_every == 0:
-            rate = (step - report_from[1]) * len(ids) / max(1e-9, time.monotonic() - report_from[0])
-            fraction = spent / config.seconds if config.seconds else step / (config.steps or 1)
-            left = (config.seconds - spent) if config.seconds else spent * (1 / fraction - 1)
-            means = {name: value / counted for name, value in sums.items()}
-            rates = {"learning_rate": optimiser.param_groups[0]["lr"], "samples_per_s": round(rate, 1)}
-            run.log({"step": step, "seconds": round(spent, 1)} | rates | means)
-            text = " ".join(f"{name} {_short(value)}" for name, value in means.items())
-            say(f"step {step}  {100 * fraction:.1f} %  {rate:.0f} samples/s  epoch {step * len(ids) / task.count:.2f}  {text}  ETA {_clock(left)}")
-            sums, counted, report_from = {}, 0, (time.monotonic(), step)
-        if spent - last_evaluation >= config.evaluate_every_s:
-            evaluate(step)
-            last_evaluation, report_from = spent, (time.monotonic(), step)
-        if spent - last_save >= config.save_every_s:
-            save(step)
-            last_save = spent
-    if run is not None:
-        save(step)
-        evaluate(step)
-    return {name: value.clone() for name, value in snapshot().items()}
-
-
-def _state(parameters: dict[str, nn.Parameter], optimiser: torch.optim.Optimizer, average: dict[str, Tensor]) -> dict[str, Tensor]:
-    state = {f"weight/{name}": p.detach() for name, p in parameters.items()}
-    state |= {f"average/{name}": value for name, value in average.items()}
-    for name, p in parameters.items():
-        for key, value in optimiser.state.get(p, {}).items():
-            state[f"{key}/{name}"] = value
-    return state
-
-
-def _resume(
-    run: Run | None,
-    parameters: dict[str, nn.Parameter],
-    optimiser: torch.optim.Optimizer,
-    average: dict[str, Tensor],
-    rank: int,
-    world: int,
-    say: Callable[[str], None],
-) -> tuple[int, float]:
-    """Load the newest checkpoint on rank 0 and hand it to all others; returns (step, seconds spent)."""
-    step, spent = 0, 0.0
-    found = run.restore() if run is not None else None
-    if found is not None:
-        tensors, state = found
-        step, spent = state["step"], state["spent_s"]
-        _assign(parameters, {n: tensors[f"weight/{n}"] for n in parameters})
-        for name in average:
-            average[name].copy_(tensors[f"average/{name}"])
-        for name, p in parameters.items():
-            keys = [k for k in ("step", "exp_avg", "exp_avg_sq") if f"{k}/{name}" in tensors]
-            optimiser.state[p] = {k: tensors[f"{k}/{name}"].clone() for k in keys}
-        run.forget_after(step)
-        say(f"resuming {run.path} at step {step} ({spent:.0f} s of training)")
-    if world > 1:
-        shared = torch.tensor([float(step), spent], dtype=torch.float64)
-        dist.broadcast(shared, 0)
-        step, spent = int(shared[0]), float(shared[1])
-        for name, p in parameters.items():
-            state = optimiser.state[p]
-            if step and not state:
-                state |= {"step": torch.zeros((), dtype=torch.float32), "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
-            for tensor in (p.data, *state.values(), *([average[name]] if average else [])):
-                dist.broadcast(tensor, 0)
-    return step, spent
-
-
-def _average_gradients(parameters: dict[str, nn.Parameter], finite: Tensor, world: int) -> Tensor:
-    """Mean of all gradients over the processes in one message; returns the share of processes with a finite loss."""
-    # a parameter without gradient on one process (a loss that is off in this phase) has none on all
-    used = [p for p in parameters.values() if p.grad is not None]
-    flat = torch.cat([p.grad.reshape(-1) for p in used] + [finite.reshape(1).float()])
-    dist.all_reduce(flat)
-    flat /= world
-    offset = 0
-    for p in used:
-        p.grad.copy_(flat[offset : offset + p.numel()].view_as(p))
-        offset += p.numel()
-    return flat[-1]
-
-
-@torch.no_grad()
-def _assign(parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> None:
-    for name, p in parameters.items():
-        p.copy_(values[name])
+    def _save(self) -> None:
+        self.saved = dataclasses.replace(self.at)
+        if self.folder is not None or self.sharded:
+            tensors = self.state.tensors()
+            if self.folder is not None:
+                self.folder.save(self.at.step, tensors, vars(self.at))
 
 
 def _short(value: Any) -> str:

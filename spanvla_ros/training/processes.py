@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
@@ -26,6 +27,13 @@ class Processes:
 
     rank: int = 0
     world: int = 1
+
+    @property
+    def device(self) -> torch.device:
+        """The GPU of this process where there are GPUs, one for each; else the CPU."""
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", self.rank)))
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
@@ -45,13 +53,13 @@ class Processes:
 def launch(count: int, target: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     """Run `target(processes, *arguments)` in `count` processes; under torchrun, in this one as a member of its group."""
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        dist.init_process_group("gloo", timeout=PATIENCE)
+        dist.init_process_group(_backend(), timeout=PATIENCE)
         try:
-            target(Processes(rank=dist.get_rank(), world=dist.get_world_size()), *arguments)
+            target(_here(Processes(rank=dist.get_rank(), world=dist.get_world_size())), *arguments)
         finally:
             dist.destroy_process_group()
     elif count <= 1:
-        target(Processes(), *arguments)
+        target(_here(Processes()), *arguments)
     else:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -65,10 +73,23 @@ def launch(count: int, target: Callable[..., Any], arguments: tuple[Any, ...]) -
             raise SpanVLAError(errors.get()) from None
 
 
+def _backend() -> str:
+    """Tensors in memory travel by gloo, those on a GPU by NCCL."""
+    return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+
+
+def _here(processes: Processes) -> Processes:
+    if processes.device.type == "cuda":
+        if processes.device.index >= torch.cuda.device_count():
+            raise SpanVLAError(f"process {processes.rank} has no GPU of its own, there are {torch.cuda.device_count()}; start fewer processes")
+        torch.cuda.set_device(processes.device)
+    return processes
+
+
 def _member(rank: int, count: int, port: int, target: Callable[..., Any], arguments: tuple[Any, ...], errors: Any) -> None:
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=count, timeout=PATIENCE)
+    dist.init_process_group(_backend(), init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=count, timeout=PATIENCE)
     try:
-        target(Processes(rank=rank, world=count), *arguments)
+        target(_here(Processes(rank=rank, world=count)), *arguments)
     except SpanVLAError as error:
         # an exception loses its type on the way to the parent, the message is all it needs
         errors.put(str(error))

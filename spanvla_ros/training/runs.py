@@ -16,22 +16,26 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch.utils.tensorboard import SummaryWriter
 
 from spanvla_ros.contracts import ConfigError, DataError
 from spanvla_ros.share import runs
 
+BEST = "best.safetensors"
 KEEP = 2  # checkpoints: the newest, and one more in case the newest turns out to be bad
 
 
 class Run:
     """One training run in its own folder. Opening an existing run with the same configuration continues it.
 
-    record.json: configuration, data hash, commit, environment, command; metrics.jsonl: one JSON object per line;
-    step-XXXXXXXX/: checkpoints, each complete or absent.
+    record.json: configuration, data hash, commit, environment, command; metrics.jsonl: one JSON object per line, the same
+    numbers for TensorBoard in tensorboard/; step-XXXXXXXX/: checkpoints, each complete or absent; best.safetensors: weights of
+    the best evaluation, where training stops early. wandb: project at Weights & Biases that gets the numbers too.
     """
 
-    def __init__(self, name: str, config: Mapping[str, Any], data_hash: str, root: Path | None = None):
+    def __init__(self, name: str, config: Mapping[str, Any], data_hash: str, root: Path | None = None, wandb: str | None = None):
         if not name or "/" in name or name.startswith("."):
             raise ConfigError(f"run name {name!r} can't be used as a folder name")
         self.path = (root or runs()) / name
@@ -47,6 +51,8 @@ class Run:
                     "choose another --run name or delete the folder"
                 )
         write_text(known, json.dumps(record | environment(), indent=1))
+        self._board = SummaryWriter(str(self.path / "tensorboard"))
+        self._wandb = _wandb(wandb, self.path, record["config"]) if wandb else None
 
     @property
     def name(self) -> str:
@@ -55,6 +61,12 @@ class Run:
     def log(self, values: Mapping[str, Any]) -> None:
         with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(dict(values)) + "\n")
+        scalars = {k: v for k, v in values.items() if isinstance(v, (int, float)) and k != "step"}
+        for key, value in scalars.items():
+            self._board.add_scalar(key, value, values.get("step", 0))
+        self._board.flush()
+        if self._wandb is not None:
+            self._wandb.log(scalars, step=values.get("step", 0))
 
     def metrics(self) -> list[dict[str, Any]]:
         path = self.path / "metrics.jsonl"
@@ -64,6 +76,8 @@ class Run:
         """Drop metric lines of steps that were lost with an interrupted run."""
         kept = [m for m in self.metrics() if m.get("step", 0) <= step]
         write_text(self.path / "metrics.jsonl", "".join(json.dumps(m) + "\n" for m in kept))
+        self._board.close()
+        self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1)
 
     def checkpoints(self) -> list[Path]:
         return sorted(p for p in self.path.glob("step-*") if p.suffix != ".tmp")
@@ -73,13 +87,22 @@ class Run:
         return found[-1] if found else None
 
     def save(self, step: int, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> Path:
-        """Write a checkpoint; it appears under its name only when complete, older ones are removed only after that."""
+        """Write a checkpoint; it appears under its name only when complete, older ones are removed only after that.
+
+        Raises DataError when the disk is full: the checkpoint before it stays.
+        """
         target = self.path / f"step-{step:08d}"
         temporary = target.with_suffix(".tmp")
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        save_file({k: v.detach().contiguous() for k, v in tensors.items()}, temporary / "state.safetensors")
-        write_text(temporary / "state.json", json.dumps(state))
+        try:
+            temporary.mkdir()
+            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary / "state.safetensors")
+            write_text(temporary / "state.json", json.dumps(state))
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            last = self.latest()
+            kept = f"{last.name} is kept" if last else "there is none yet"
+            raise DataError(f"checkpoint {target} can't be written ({error}); {kept}, make room and run the same command again") from None
         if target.exists():
             shutil.rmtree(target)
         os.replace(temporary, target)
@@ -93,6 +116,20 @@ class Run:
         if path is None:
             return None
         return load_file(path / "state.safetensors"), json.loads((path / "state.json").read_text(encoding="utf-8"))
+
+    def save_best(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Remember the weights of the best evaluation so far."""
+        temporary = self.path / f"{BEST}.tmp"
+        try:
+            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary)
+        except (OSError, SafetensorError) as error:
+            temporary.unlink(missing_ok=True)
+            raise DataError(f"{self.path / BEST} can't be written ({error}); the one before it is kept, make room and run the same command again") from None
+        os.replace(temporary, self.path / BEST)
+
+    def best(self) -> dict[str, torch.Tensor] | None:
+        path = self.path / BEST
+        return load_file(path) if path.exists() else None
 
     def plot(self, groups: Mapping[str, tuple[str, ...]]) -> None:
         """curve.png: one panel per group of metric names, over steps. Skipped where matplotlib is not installed."""
@@ -119,6 +156,15 @@ class Run:
         plt.close(figure)
 
 
+def _wandb(project: str, path: Path, config: Mapping[str, Any]) -> Any:
+    try:
+        import wandb
+    except ImportError:
+        raise ConfigError(f"wandb={project} needs the Python package wandb; install it with: pip install wandb") from None
+    # the run's name is its identity, so that a resumed run continues its curves
+    return wandb.init(project=project, name=path.name, id=path.name, dir=str(path), config=dict(config), resume="allow")
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace a file as a whole, never half of it."""
     temporary = path.with_name(path.name + ".tmp")
@@ -137,7 +183,7 @@ def resolve(name: str | Path) -> Path:
 def environment() -> dict[str, Any]:
     """What is needed to repeat a run: commit, versions, machine, command line."""
     versions = {}
-    for package in ("torch", "transformers", "tokenizers", "numpy"):
+    for package in ("torch", "transformers", "peft", "tokenizers", "numpy"):
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -12,21 +12,21 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from spanvla_ros import config as configs
 from spanvla_ros.contracts import ConfigError, ModelSpec
-from spanvla_ros.model import actions, checkpoint
+from spanvla_ros.model import actions, backbone, checkpoint
 from spanvla_ros.model.actions import Codebook
 from spanvla_ros.model.architecture import Architecture
-from spanvla_ros.model.auxiliary import DenseHead, SceneHead
 from spanvla_ros.model.spanvla import SpanVLA
 from spanvla_ros.planning import tokenizer as planning_tokenizer
 from spanvla_ros.share import runs
-from spanvla_ros.training import answers, batches, cache, targets, tokenizer
+from spanvla_ros.training import adapters, answers, batches, cache, sharding, targets, tokenizer
+from spanvla_ros.training.adapters import LoraConfig
 from spanvla_ros.training.batches import JitterConfig
 from spanvla_ros.training.cache import Cache
+from spanvla_ros.training.learner import Learner
 from spanvla_ros.training.loop import LoopConfig, Task, train
 from spanvla_ros.training.processes import Processes
 from spanvla_ros.training.runs import Run, resolve
@@ -71,6 +71,11 @@ class VlmConfig:
     codebook: Path | None = None  # of `spanvla train codebook`: the answer ends in action tokens (method section 2.2)
     lambda_a: float = 1.0  # of the loss on action tokens beside that on all output tokens (method section 4)
     cot_weight: float = 40.0  # of a sample that thinks slowly, against 1 (method section 4)
+    backbone: Path | None = None  # folder in Hugging Face format whose weights and tokenizer to start from
+    train_vision: bool = True  # the paper freezes its pretrained vision tower
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    gradient_checkpointing: bool = False
+    fsdp: bool = False  # spread weights, gradients and optimiser over the processes
     vocabulary: int = 1000
     tokenizer_samples: int = 3000
     seeing_share: float = 0.3  # of the budget: vision and auxiliary losses only (stage 0)
@@ -93,20 +98,26 @@ class VlmConfig:
         for name in ("lambda_a", "cot_weight"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative, is {getattr(self, name)}")
+        if self.init and self.backbone:
+            raise ConfigError(f"give init ({self.init}) or backbone ({self.backbone}), not both")
 
     def load_codebook(self, config_path: Path) -> Codebook | None:
         return None if self.codebook is None else actions.load(config_path.parent / self.codebook)
 
-
-class Learner(nn.Module):
-    """The VLM with the heads that only training has."""
-
-    def __init__(self, model: SpanVLA):
-        super().__init__()
-        hidden = model.architecture.text.hidden
-        self.vlm = model.vlm
-        self.dense = DenseHead(hidden, len(targets.DENSE))
-        self.scene = SceneHead(hidden, model.spec.vision_tokens, targets.REGRESSION_SIZE + targets.LAMPS)
+    def assemble(self, architecture: Architecture, spec: ModelSpec, tokenizer_path: Path, codebook: Codebook | None) -> tuple[SpanVLA, Learner]:
+        """Model and learner with the weights that training starts from and what of them learns; the same in every process."""
+        torch.manual_seed(self.loop.seed)
+        words = planning_tokenizer.load(tokenizer_path)
+        hf = backbone.load(self.backbone, architecture, spec, words) if self.backbone else None
+        model = SpanVLA(architecture, spec, words, codebook, hf)
+        learner = Learner(model)
+        if self.init:
+            learner.initialise(resolve(self.init))
+        learner.vlm.tower.requires_grad_(self.train_vision)
+        if self.lora.rank:
+            adapters.inject(learner.vlm, self.lora)
+        learner.vlm.recompute = self.gradient_checkpointing
+        return model, learner
 
 
 def auxiliary_losses(learner: Learner, features: Tensor, labels: dict[str, Tensor], usable: Tensor, config: VlmConfig) -> dict[str, Tensor]:
@@ -219,6 +230,9 @@ def ensure_tokenizer(config: VlmConfig, codebook: Codebook | None, data: Path, r
     if config.init:
         shutil.copyfile(resolve(config.init) / checkpoint.TOKENIZER, path)
         return path
+    if config.backbone:
+        backbone.tokenizer(config.backbone, len(codebook) if codebook else 0).save(str(path))
+        return path
     dataset = cache.open_reader(data, "train", config.spec.spec(""), config.reader)
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), config.tokenizer_samples)).astype(int))
     size = tokenizer.train((dataset[int(i)] for i in chosen), config.spec.spec("", codebook=codebook), config.vocabulary, path)
@@ -243,15 +257,17 @@ def run_vlm(processes: Processes, config: VlmConfig, config_path: Path, data: Pa
     scale = targets.action_scale(training["future"], training["base"], config.spec.scale_floor)
     spec = replace(draft, action_scale=scale)
     architecture = Architecture.load(config_path.parent / config.architecture)
-    model = SpanVLA(architecture, spec, planning_tokenizer.load(tokenizer_path), codebook)
-    learner = Learner(model)
-    if config.init:
-        _initialise(learner, resolve(config.init))
+    model, learner = config.assemble(architecture, spec, tokenizer_path, codebook)
+    learner.to(processes.device)
     count = sum(p.numel() for p in learner.parameters()) / 1e6
     say(f"{len(training)} training samples of {len(training.maps)} maps, {len(validation)} for validation; {count:.2f} M parameters")
     run = None
     if processes.rank == 0:
-        run = Run(name, configs.to_dict(config) | {"architecture": architecture.to_dict()}, training.sha256)
+        identity = {"backbone_sha256": backbone.sha256(config.backbone)} if config.backbone else {}
+        record = configs.to_dict(config) | {"architecture": architecture.to_dict()} | identity
+        run = Run(name, record, training.sha256, wandb=config.loop.wandb)
+    if config.fsdp and processes.world > 1:
+        sharding.shard(learner, learner.vlm.decoder.layers)
     with processes.main_first():
         job = VlmTask(model, learner, config, training, validation)
     curves = {
@@ -259,28 +275,20 @@ def run_vlm(processes: Processes, config: VlmConfig, config_path: Path, data: Pa
         "seeing": ("dense", "validation_dense", "scene", "validation_scene"),
         "greedy": ("greedy_exact", "greedy_mode", "accuracy_lamp", "f1_corridor", "f1_vehicle"),
     }
-    final = train(config.loop, run, Task(modules=learner, count=len(training), loss=job.loss, evaluate=job.evaluate, curves=curves), say)
+    task = Task(modules=learner, count=len(training), loss=job.loss, evaluate=job.evaluate, curves=curves, metric="validation_text")
+    final = train(config.loop, run, task, say)
     if run is not None:
+        if sharding.sharded(learner):
+            model, learner = config.assemble(architecture, spec, tokenizer_path, codebook)
         with torch.no_grad():
             for parameter_name, parameter in learner.named_parameters():
-                parameter.copy_(final[parameter_name])
+                if parameter.requires_grad:
+                    parameter.copy_(final[parameter_name])
+        if config.lora.rank:
+            adapters.merge(model.vlm)
         checkpoint.save(model, run.path / "model")
         say(f"model: {run.path / 'model'}")
     return folder
-
-
-def _initialise(learner: Learner, source: Path) -> None:
-    """Start from the newest weights of another run; its heads too."""
-    found = sorted(source.glob("step-????????"))
-    if not found:
-        raise ConfigError(f"init: run {source} has no checkpoint")
-    stored = load_file(found[-1] / "state.safetensors")
-    with torch.no_grad():
-        for name, parameter in learner.named_parameters():
-            value = stored.get(f"average/{name}", stored.get(f"weight/{name}"))
-            if value is None or value.shape != parameter.shape:
-                raise ConfigError(f"init: run {source} has no weights {name} of shape {tuple(parameter.shape)}")
-            parameter.copy_(value)
 
 
 def _silent(text: str) -> None:

@@ -1,0 +1,47 @@
+"""LoRA: small trained matrices beside the frozen ones of the decoder (peft), merged into them when training is over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from spanvla_ros.contracts import ConfigError
+from spanvla_ros.model.vlm import VLM
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """rank 0: no adapters, the decoder learns as a whole. Defaults of the others: the predecessor's (method section 5.1)."""
+
+    rank: int = 0
+    alpha: int = 8
+    dropout: float = 0.1
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+    def __post_init__(self):
+        if self.rank < 0 or self.alpha <= 0 or not 0 <= self.dropout < 1:
+            raise ConfigError(f"lora needs rank >= 0, alpha > 0 and dropout in [0, 1), has {self.rank}, {self.alpha} and {self.dropout}")
+
+    def parameters(self, layers: list[tuple[str, int, int]]) -> int:
+        """Adapter weights beside `layers`: (name, inputs, outputs) of the linear maps of the decoder."""
+        return sum(self.rank * (inputs + outputs) for name, inputs, outputs in layers if name in self.targets)
+
+
+def inject(vlm: VLM, config: LoraConfig) -> None:
+    """Put adapters into the decoder, in place, and freeze the rest of it but the embedding, whose new tokens must be learned."""
+    import peft
+
+    peft.inject_adapter_in_model(
+        peft.LoraConfig(r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=list(config.targets)), vlm.decoder
+    )
+    vlm.decoder.embed_tokens.requires_grad_(True)
+
+
+def merge(vlm: VLM) -> None:
+    """Add the adapters to the weights they stand beside and take them out, so that a trained VLM looks like any other."""
+    from peft.tuners.lora import LoraLayer
+
+    for parent in list(vlm.decoder.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, LoraLayer):
+                child.merge(safe_merge=True)
+                setattr(parent, name, child.get_base_layer())
