@@ -129,7 +129,8 @@ def test_greedy_equals_huggingface_generate(model):
 
 def test_static_cache_gives_the_logits_of_generate(monkeypatch):
     """Three cameras with two frame pairs each, as in the paper: every step of our decoding against theirs."""
-    spec = dataclasses.replace(tiny_spec(), cameras=("front", "front_left", "front_right"), frame_offsets_s=(-1.5, -1.0, -0.5, 0.0), prompt_tokens=240)
+    cameras, frames = ("front", "front_left", "front_right"), (-1.5, -1.0, -0.5, 0.0)
+    spec = dataclasses.replace(tiny_spec(), cameras=cameras, frame_offsets_s=frames, prompt_tokens=240)
     model = build(seed=5, spec=spec)
     rows, columns = spec.grid
     per_camera, pad = spec.vision_tokens // 3, model.tokenizer.token_to_id(VIDEO_PAD)

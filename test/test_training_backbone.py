@@ -22,7 +22,8 @@ from spanvla_ros.training.processes import Processes  # noqa: E402
 from spanvla_ros.training.vlm import VlmConfig, run_vlm  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMON = ("reader=synthetic_samples:Dataset", "spec.prompt_tokens=220", "spec.max_reasoning_tokens=80", "loop.steps=2", "seeing_share=0", "bf16=false")
+READER = "reader=synthetic_samples:Dataset"
+COMMON = (READER, "spec.prompt_tokens=220", "spec.max_reasoning_tokens=80", "loop.steps=2", "seeing_share=0", "bf16=false")
 
 
 def train(name: str, backbone: Path, *overrides: str) -> Path:

@@ -84,7 +84,8 @@ def _measure(preset: str, overrides: list[str]) -> tuple[Size, Regime, int]:
 
 def _lines(size: Size, regime: Regime, processes: int) -> Iterator[str]:
     spec, text = size.spec, size.architecture.text
-    yield f"{spec.name}: {len(spec.cameras)} camera(s) {', '.join(spec.cameras)}; {len(spec.frame_offsets_s)} frames of {spec.image_size[0]} x {spec.image_size[1]} px each"
+    frames = f"{len(spec.frame_offsets_s)} frames of {spec.image_size[0]} x {spec.image_size[1]} px each"
+    yield f"{spec.name}: {len(spec.cameras)} camera(s) {', '.join(spec.cameras)}; {frames}"
     yield "parameters"
     for name, count in (
         ("vision tower", size.vision), ("decoder layers", size.decoder), ("embedding (also output)", size.embedding), ("VLM", size.vlm),

@@ -69,15 +69,15 @@ def describe(folder: Path | str) -> tuple[Architecture, ModelSpec]:
         raise ConfigError(f"{path} is not valid JSON: {error}") from None
     if description.get("schema") != SCHEMA:
         raise ConfigError(f"{path} has schema {description.get('schema')!r}; this version reads {SCHEMA!r}")
-    architecture, spec = describe(folder)
-    codebook = actions.load(folder / CODEBOOK, spec.action_tokens) if spec.action_tokens else None
-    model = SpanVLA(architecture, spec, tokenizers.load(folder / TOKENIZER), codebook)
     return Architecture.from_dict(description["architecture"], str(path)), ModelSpec.from_dict(description["spec"])
 
 
 def load(folder: Path | str) -> SpanVLA:
     """Read a model folder, in float32 and evaluation mode. Errors: ConfigError names the file and what is wrong with it."""
     folder = Path(folder)
+    architecture, spec = describe(folder)
+    codebook = actions.load(folder / CODEBOOK, spec.action_tokens) if spec.action_tokens else None
+    model = SpanVLA(architecture, spec, tokenizers.load(folder / TOKENIZER), codebook)
     load_weights(model, folder / WEIGHTS)
     return model.eval()
 

@@ -21,7 +21,7 @@ def logits(model: SpanVLA, features: Tensor, sequence: dict[str, Tensor]) -> Ten
     """Logits (M, V) of the answer tokens in a `batches.packed` sequence."""
     vlm = model.vlm
     # padding is on the right of everything, so the causal mask alone hides it
-    mask = causal_mask(torch.ones(1, sequence["ids"].shape[1]))
+    mask = causal_mask(torch.ones(1, sequence["ids"].shape[1], device=features.device))
     hidden, _ = vlm.decode_layers(vlm.embed(sequence["ids"], sequence["slot"], features), *vlm.rope(sequence["positions"]), mask)
     return vlm.logits(hidden[sequence["predict"]]).float()
 
@@ -66,18 +66,19 @@ def said(model: SpanVLA, data: Cache, ids: np.ndarray) -> dict[str, Any]:
     its plan, its ADE and the share without a whole plan."""
     same, mode, plans, wanted = [], [], [], []
     for part in np.array_split(ids, max(1, len(ids) // 64)):
-        inputs = {k: torch.from_numpy(v) for k, v in batches.prompts(data, part).items()}
+        device = model.vlm.frequency.device
+        inputs = batches.placed({k: torch.from_numpy(v) for k, v in batches.prompts(data, part).items()}, device)
         with torch.no_grad():
-            reasoned = model.decode_greedy(model.vision(batches.pixels(data, part, model.spec)), **inputs)
-        for row, answer in zip(reasoned.tokens.numpy(), batches.answers(data, part)):
+            reasoned = model.decode_greedy(model.vision(batches.pixels(data, part, model.spec).to(device)), **inputs)
+        for row, answer in zip(reasoned.tokens.cpu().numpy(), batches.answers(data, part)):
             own = row[row >= 0]
             same.append(len(own) == len(answer) and bool((own == answer).all()))
             # the first words tell slow from fast
             mode.append(bool((own[:2] == answer[:2]).all()))
         if model.codebook is not None:
             spoken = decoding.speak(model, reasoned)
-            whole = spoken.complete.numpy()
-            plans.append(np.where(whole[:, None, None], model.codebook.detokenise(spoken.actions.clamp(min=0).numpy()), np.nan))
+            whole = spoken.complete.cpu().numpy()
+            plans.append(np.where(whole[:, None, None], model.codebook.detokenise(spoken.actions.clamp(min=0).cpu().numpy()), np.nan))
             wanted.append(data["future"][part])
     metrics: dict[str, Any] = {"greedy_exact": float(np.mean(same)), "greedy_mode": float(np.mean(mode))}
     if plans:

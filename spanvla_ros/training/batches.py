@@ -72,6 +72,11 @@ def black(batch: int, spec: ModelSpec) -> Tensor:
     return patches.expand(batch, -1, -1, -1)
 
 
+def placed(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """The same tensors where the model is."""
+    return {name: value.to(device) for name, value in tensors.items()}
+
+
 def prompts(cache: Cache, ids: np.ndarray) -> dict[str, np.ndarray]:
     """Prompt tensors of samples, cut to the longest: ids, slot (B, S), positions (3, B, S), length (B,) int64."""
     width = int(cache["length"][ids].max())

@@ -124,7 +124,8 @@ class Run:
             save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary)
         except (OSError, SafetensorError) as error:
             temporary.unlink(missing_ok=True)
-            raise DataError(f"{self.path / BEST} can't be written ({error}); the one before it is kept, make room and run the same command again") from None
+            kept = "the one before it is kept, make room and run the same command again"
+            raise DataError(f"{self.path / BEST} can't be written ({error}); {kept}") from None
         os.replace(temporary, self.path / BEST)
 
     def best(self) -> dict[str, torch.Tensor] | None:

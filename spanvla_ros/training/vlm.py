@@ -127,7 +127,7 @@ def auxiliary_losses(learner: Learner, features: Tensor, labels: dict[str, Tenso
     """
     features = features.float()
     tokens = labels["dense"].shape[1]
-    weight = torch.tensor(config.dense_positive)
+    weight = torch.tensor(config.dense_positive, device=features.device)
     known = (labels["dense_known"] & usable[:, None, None]).float()
     dense = F.binary_cross_entropy_with_logits(learner.dense(features[:, :tokens]), labels["dense"].clamp(max=1), pos_weight=weight, reduction="none")
     scene = learner.scene(features).float()
@@ -156,22 +156,22 @@ class VlmTask:
         self.unusable = np.array(model.tokenizer.encode(text, add_special_tokens=False).ids)
 
     def loss(self, step: int, fraction: float, ids: np.ndarray) -> dict[str, Tensor]:
-        config, spec, data = self.config, self.model.spec, self.training
+        config, spec, data, device = self.config, self.model.spec, self.training, self.model.vlm.frequency.device
         patches = batches.jitter(batches.pixels(data, ids, spec), config.jitter, spec)
         seeing = fraction < config.seeing_share
         spoiled = torch.zeros(len(ids), dtype=torch.bool)
         if config.jitter.unusable and not seeing:
             spoiled = batches.spoil(patches, config.jitter.unusable, spec)
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
-            features = self.model.vision(patches)
-            losses = auxiliary_losses(self.learner, features, batches.labels(data, ids), ~spoiled, config)
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+            features = self.model.vision(patches.to(device))
+            losses = auxiliary_losses(self.learner, features, batches.placed(batches.labels(data, ids), device), ~spoiled.to(device), config)
             auxiliary = losses["dense"] + config.regression_weight * losses["scene"] + config.lamp_weight * losses["lamp"]
             if seeing:
                 return {"loss": auxiliary, **losses}
             # who sees nothing has a text to say, but no plan to learn
             answer = [self.unusable if bad else a for a, bad in zip(self._answers(data, ids, self.plans), spoiled.tolist())]
-            sequence = batches.packed(batches.prompts(data, ids), answer)
-            weight = torch.where(torch.from_numpy(data["slow"][ids]) & ~spoiled, config.cot_weight, 1.0)
+            sequence = batches.placed(batches.packed(batches.prompts(data, ids), answer), device)
+            weight = torch.where(torch.from_numpy(data["slow"][ids]) & ~spoiled, config.cot_weight, 1.0).to(device)
             scores = answers.logits(self.model, features, sequence)
             found = answers.losses(scores, sequence, self.model, weight, config.lambda_a)
         return {"loss": found.pop("answer") + config.auxiliary_weight * auxiliary, **found, **losses}
@@ -183,29 +183,29 @@ class VlmTask:
 
     def evaluate(self) -> dict[str, Any]:
         """Validation: text cross-entropy, greedy exact match and mode, dense F1 per class, scene errors in SI units."""
-        spec, data, config = self.model.spec, self.validation, self.config
+        spec, data, config, device = self.model.spec, self.validation, self.config, self.model.vlm.frequency.device
         sums: dict[str, float] = {}
         hits = np.zeros((3, len(targets.DENSE)))
         errors, lamps, texts = [], [], []
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
             for k, ids in enumerate(np.array_split(self.checked, max(1, len(self.checked) // 64))):
-                features = self.model.vision(batches.pixels(data, ids, spec))
-                labels = batches.labels(data, ids)
-                sequence = batches.packed(batches.prompts(data, ids), self._answers(data, ids, self.validation_plans))
-                for ending, seen in (("", features), ("_black", self.model.vision(batches.black(len(ids), spec)))):
+                features = self.model.vision(batches.pixels(data, ids, spec).to(device))
+                labels = batches.placed(batches.labels(data, ids), device)
+                sequence = batches.placed(batches.packed(batches.prompts(data, ids), self._answers(data, ids, self.validation_plans)), device)
+                for ending, seen in (("", features), ("_black", self.model.vision(batches.black(len(ids), spec).to(device)))):
                     scores = answers.logits(self.model, seen, sequence)
-                    found = answers.losses(scores, sequence, self.model, torch.ones(len(ids)), config.lambda_a)
+                    found = answers.losses(scores, sequence, self.model, torch.ones(len(ids), device=device), config.lambda_a)
                     texts.append({f"validation_{k}{ending}": v.item() for k, v in found.items() if k != "answer"})
-                everything = torch.ones(len(ids), dtype=torch.bool)
+                everything = torch.ones(len(ids), dtype=torch.bool, device=device)
                 for name, value in auxiliary_losses(self.learner, features, labels, everything, config).items():
                     sums[name] = sums.get(name, 0.0) + value.item() * len(ids) / len(self.checked)
                 found = self.learner.dense(features)[:, : labels["dense"].shape[1]].float() > 0
                 true = (labels["dense"] > 0.5) & labels["dense_known"]
                 found &= labels["dense_known"]
-                hits += np.stack([x.sum((0, 1)).numpy() for x in (found & true, found, true)])
+                hits += np.stack([x.sum((0, 1)).cpu().numpy() for x in (found & true, found, true)])
                 scene = self.learner.scene(features).float()
-                errors.append((scene[:, : targets.REGRESSION_SIZE] - labels["regression"]).abs().numpy())
-                lamps.append((scene[:, targets.REGRESSION_SIZE :].argmax(-1) == labels["lamp"])[labels["lamp"] >= 0].numpy())
+                errors.append((scene[:, : targets.REGRESSION_SIZE] - labels["regression"]).abs().cpu().numpy())
+                lamps.append((scene[:, targets.REGRESSION_SIZE :].argmax(-1) == labels["lamp"])[labels["lamp"] >= 0].cpu().numpy())
             metrics = {f"validation_{k}": v for k, v in sums.items()}
             metrics |= {k: float(np.mean([t[k] for t in texts if k in t])) for t in texts for k in t}
             metrics |= answers.said(self.model, data, self.checked[:: max(1, len(self.checked) // max(1, config.greedy_samples))])
