@@ -12,8 +12,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from spanvla_ros.model import actions
 from spanvla_ros.contracts import ConfigError, DataError, ModelSpec
+from spanvla_ros.model import actions
 from spanvla_ros.model.architecture import Architecture
 from spanvla_ros.model.spanvla import SpanVLA
 from spanvla_ros.planning import tokenizer as tokenizers
