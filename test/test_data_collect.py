@@ -10,6 +10,7 @@ pytest.importorskip("shapely", reason="needs the extra [sim]")
 
 from spanvla_ros.contracts import DataError
 from spanvla_ros.data import check, collect, labels, scoring, sheet, statistics
+from spanvla_ros.data.collect import Recipe
 from spanvla_ros.data.shards import Dataset
 from spanvla_ros.geometry import to_local
 from spanvla_ros.planning import prompt
@@ -34,7 +35,7 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("samples")
     patch = pytest.MonkeyPatch()
     patch.setattr(collect, "_pictures", painted)
-    assert collect.drive("red", 5000, path, limit_s=12.0) > 3
+    assert collect.drive("red", 5000, path, Recipe(limit_s=12.0)) > 3
     assert collect.drive("red", 5001, path) > 3
     patch.undo()
     return path

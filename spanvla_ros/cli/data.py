@@ -26,6 +26,8 @@ def add_parser(subparsers) -> None:
     sim.add_argument("--seeds", required=True, help="half-open range A:B or A:B:STEP; 0-4999 are for training, 5000-5999 for validation")
     sim.add_argument("--out", required=True, type=Path, help="folder of the data set; drives that are there already are skipped")
     sim.add_argument("--engine", help="let this engine drive while the expert's plans are the labels (DAgger)")
+    sim.add_argument("--cameras", default="front,front_left,front_right", help="comma-separated, whose pictures are stored (%(default)s)")
+    sim.add_argument("--every", type=float, default=1.0, metavar="S", help="seconds between samples that are to be imitated (%(default)s)")
     sim.add_argument("--workers", type=_positive, default=2, help="processes (%(default)s)")
 
     check = _command(commands, "check", "check a data set: schema, pictures, motion, splits, shares", "example: spanvla data check samples")
@@ -64,15 +66,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _sim(args: argparse.Namespace) -> int:
-    from spanvla_ros.data.collect import collect
+    from spanvla_ros.data.collect import Recipe, collect
     from spanvla_ros.sim.scenarios import scenario as scenarios
 
     families, seeds = scenarios.parse_families(args.families), scenarios.parse_seeds(args.seeds)
     if min(seeds) < 0 or max(seeds) >= 6000:
         raise ConfigError(f"--seeds {args.seeds}: samples come from seeds 0-4999 (training) and 5000-5999 (validation); others are for tests")
+    recipe = Recipe(engine=args.engine, cameras=tuple(args.cameras.split(",")), every_s=args.every)
     total, done, samples, errors, start = len(seeds) * len(families), 0, 0, 0, time.monotonic()
     fresh = 0
-    for drive, count, error in collect(families, seeds, args.out, args.workers, args.engine):
+    for drive, count, error in collect(families, seeds, args.out, args.workers, recipe):
         done, samples, errors, fresh = done + 1, samples + count, errors + (error is not None), fresh + (count > 0)
         if error:
             print(f"\r{drive}: {error}", file=sys.stderr)

@@ -10,13 +10,14 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from spanvla_ros import __version__
-from spanvla_ros.contracts import DataError, NotReady, Observation, Trajectory
+from spanvla_ros.contracts import ConfigError, DataError, NotReady, Observation, Trajectory
 from spanvla_ros.data import episode, labels
 from spanvla_ros.data.episode import EXPOSURE_S, GRID, Log, Still
 from spanvla_ros.data.labels import Choice
@@ -45,11 +46,31 @@ _KICK_M, _KICK_RAD = 0.4, 0.04  # most that a start is disturbed by
 _CHUNK, _CHUNKS_PER_PROCESS = 6, 12  # neighbours share a map; a fresh process now and then bounds the memory
 
 
-def drive(family: str, seed: int, folder: Path, engine: str | None = None, limit_s: float = LIMIT_S) -> int:
-    """Drive one scenario and write its samples as one shard; returns their number (0 where the shard was there already).
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How drives become samples. engine: folder of an engine that drives instead of the expert; cameras: whose pictures are stored;
+    every_s: seconds between samples that are to be imitated, in steps of 0.5 s."""
 
-    `engine`: folder of an engine that drives instead of the expert.
-    """
+    engine: str | None = None
+    cameras: tuple[str, ...] = GRID.cameras
+    every_s: float = 1.0
+    limit_s: float = LIMIT_S
+
+    def __post_init__(self):
+        unknown = sorted(set(self.cameras) - set(GRID.cameras))
+        if unknown or not self.cameras:
+            raise ConfigError(f"cameras must be some of {', '.join(GRID.cameras)}, not {', '.join(unknown) or 'none'}")
+        if self.every_s <= 0 or self.every_s % EXPOSURE_S:
+            raise ConfigError(f"samples can be taken every {EXPOSURE_S:g} s or a multiple of it, not every {self.every_s:g} s")
+
+    @property
+    def spacing(self) -> int:
+        return round(self.every_s / EXPOSURE_S)
+
+
+def drive(family: str, seed: int, folder: Path, recipe: Recipe = Recipe()) -> int:
+    """Drive one scenario and write its samples as one shard; returns their number (0 where the shard was there already)."""
+    engine = recipe.engine
     name = f"{family}_{seed:05d}" + ("_engine" if engine else "")
     if finished(folder, name):
         return 0
@@ -59,10 +80,10 @@ def drive(family: str, seed: int, folder: Path, engine: str | None = None, limit
     provenance: dict[str, Any] = {"source": "simulator", "generator": GENERATOR, "variant": scenario.variant, "lapse": None}
     try:
         if engine:
-            log, chosen = _driven_by_engine(simulation, engine, limit_s)
+            log, chosen = _driven_by_engine(simulation, engine, recipe)
             provenance |= {"driver": "engine", "future": "plan"}
         else:
-            log, chosen, more = _driven(simulation, limit_s)
+            log, chosen, more = _driven(simulation, recipe)
             provenance |= more
         road = simulation.road
     finally:
@@ -70,19 +91,19 @@ def drive(family: str, seed: int, folder: Path, engine: str | None = None, limit
     guide, chart = charts.guide(scenario.route), charts.chart(road)
     write_map(folder, scenario.map_id, chart.document())
     usable = [choice for choice in chosen if not _faulty(scenario.faults, choice.instant.observation.t0_ns)]
-    pictures = _pictures(scenario, log, usable)
+    pictures = _pictures(scenario, log, usable, recipe.cameras)
     cells = Cells(road, scenario.route.path)
     with ShardWriter(folder, name) as shard:
-        cameras = {camera: dataclasses.asdict(scenario.cameras[camera]) for camera in GRID.cameras}
+        cameras = {camera: dataclasses.asdict(scenario.cameras[camera]) for camera in recipe.cameras}
         shard.truth({"map": scenario.map_id, "cameras": cameras, "guide": guide.document(), **to_document(log.frames)})
         for choice in usable:
             sample = _sample(name, scenario, log, choice, cells, provenance)
             stamps = [f.stamp_ns for f in sample.observation.images["front"]]
-            shard.add(to_record(sample), {camera: [(t, pictures[camera, t]) for t in stamps] for camera in GRID.cameras})
+            shard.add(to_record(sample), {camera: [(t, pictures[camera, t]) for t in stamps] for camera in recipe.cameras})
     return len(usable)
 
 
-def _driven(simulation: Simulation, limit_s: float) -> tuple[Log, list[Choice], dict[str, Any]]:
+def _driven(simulation: Simulation, recipe: Recipe) -> tuple[Log, list[Choice], dict[str, Any]]:
     """A drive of the expert, or with a lapse where the seed is odd: log, samples, provenance."""
     scenario = simulation.scenario
     chart, guide = charts.chart(simulation.road), charts.guide(scenario.route)
@@ -93,8 +114,8 @@ def _driven(simulation: Simulation, limit_s: float) -> tuple[Log, list[Choice], 
             if attempt:
                 simulation.reset()
             careless = Careless(simulation, attempt)
-            log = episode.drive(simulation, lambda decision, _, driver=careless: driver.plan(decision), limit_s)
-            chosen = labels.choose(log, careless.lapse, chart, guide)
+            log = episode.drive(simulation, lambda decision, _, driver=careless: driver.plan(decision), recipe.limit_s)
+            chosen = labels.choose(log, careless.lapse, chart, guide, recipe.spacing)
             if best is None or labels.negatives(chosen) > labels.negatives(best[1]):
                 best = log, chosen, careless.lapse
             if labels.negatives(chosen) >= _ENOUGH:
@@ -103,11 +124,11 @@ def _driven(simulation: Simulation, limit_s: float) -> tuple[Log, list[Choice], 
     rng = np.random.default_rng([scenario.seed, sum(map(ord, scenario.family))])
     kick = float(rng.uniform(-1, 1) * _KICK_M), float(rng.uniform(-1, 1) * _KICK_RAD)
     simulation.kick(*kick, 0.0)
-    log = episode.drive(simulation, lambda decision, _: decision.trajectory, limit_s)
-    return log, labels.choose(log, None, chart, guide), {"driver": "expert", "future": "driven", "kick": kick}
+    log = episode.drive(simulation, lambda decision, _: decision.trajectory, recipe.limit_s)
+    return log, labels.choose(log, None, chart, guide, recipe.spacing), {"driver": "expert", "future": "driven", "kick": kick}
 
 
-def _driven_by_engine(simulation: Simulation, engine: str, limit_s: float) -> tuple[Log, list[Choice]]:
+def _driven_by_engine(simulation: Simulation, engine: str, recipe: Recipe) -> tuple[Log, list[Choice]]:
     """A drive of an engine, with the expert's plan as the future of every sample."""
     from spanvla_ros.engine.load import load_planner
 
@@ -125,7 +146,7 @@ def _driven_by_engine(simulation: Simulation, engine: str, limit_s: float) -> tu
             return decision.trajectory
 
     try:
-        log = episode.drive(simulation, plan, limit_s)
+        log = episode.drive(simulation, plan, recipe.limit_s)
     finally:
         planner.close()
     chosen = []
@@ -137,7 +158,7 @@ def _driven_by_engine(simulation: Simulation, engine: str, limit_s: float) -> tu
     return log, chosen
 
 
-def _pictures(scenario: Scenario, log: Log, chosen: list[Choice]) -> dict[tuple[str, int], bytes]:
+def _pictures(scenario: Scenario, log: Log, chosen: list[Choice], cameras: tuple[str, ...]) -> dict[tuple[str, int], bytes]:
     """JPEG by camera and stamp, of what the samples need."""
     from spanvla_ros.sim.pictures.renderer import encode
     from spanvla_ros.sim.pictures.stage import Stage
@@ -152,9 +173,7 @@ def _pictures(scenario: Scenario, log: Log, chosen: list[Choice]) -> dict[tuple[
         rgb = stage.picture(view, still.ego, still.actors, still.signals, episode.seconds(still.stamp_ns))
         return encode(rgb, scenario.jpeg_quality)
 
-    return {(camera, stamp): picture(camera, log.stills[stamp]) for stamp in stamps for camera in GRID.cameras}
-
-
+    return {(camera, stamp): picture(camera, log.stills[stamp]) for stamp in stamps for camera in cameras}
 
 
 def _sample(name: str, scenario: Scenario, log: Log, choice: Choice, cells: Cells, provenance: Mapping[str, Any]) -> Sample:
@@ -204,7 +223,7 @@ def _faulty(faults: tuple[Fault, ...], t0_ns: int) -> bool:
     return any(fault.at_s <= t0 and t0 + GRID.frame_offsets_s[0] < fault.until_s + EXPOSURE_S for fault in faults)
 
 
-def _work(job: tuple[str, int, Path, str | None]) -> tuple[str, int, str | None, bool]:
+def _work(job: tuple[str, int, Path, Recipe]) -> tuple[str, int, str | None, bool]:
     """Name, samples, error, and whether going on makes no sense."""
     family, seed, *_ = job
     try:
@@ -215,12 +234,12 @@ def _work(job: tuple[str, int, Path, str | None]) -> tuple[str, int, str | None,
         return f"{family} {seed}", 0, f"{type(error).__name__}: {error}", False
 
 
-def collect(families: list[str], seeds: range, folder: Path, workers: int = 2, engine: str | None = None) -> Iterator[tuple[str, int, str | None]]:
+def collect(families: list[str], seeds: range, folder: Path, workers: int = 2, recipe: Recipe = Recipe()) -> Iterator[tuple[str, int, str | None]]:
     """Drive every family with every seed in `workers` processes; yields (drive, samples, error or None) as they finish.
 
     Drives whose shard is there already are skipped, so a broken run goes on where it stopped. DataError when writing fails.
     """
-    jobs = [(family, seed, folder, engine) for seed in seeds for family in families]
+    jobs = [(family, seed, folder, recipe) for seed in seeds for family in families]
     jobs.sort(key=lambda job: (job[1] // 10, _kind(job[0], job[1]), job[1], job[0]))
     context = multiprocessing.get_context("spawn")
     with context.Pool(workers, maxtasksperchild=_CHUNKS_PER_PROCESS) as pool:

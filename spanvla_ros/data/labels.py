@@ -20,7 +20,7 @@ from spanvla_ros.sim.driver.lapse import Lapse
 # shares of the labels over many drives, in equal parts with and without a lapse; +-TOLERANCE is as planned
 PLANNED = {"pos": 0.70, "neg": 0.15, "rec": 0.15}
 TOLERANCE = 0.05
-SPACING = {"pos": 2, "neg": 1, "rec": 1}  # in steps of 0.5 s
+SPACING = 2  # of samples that are to be imitated, in steps of 0.5 s
 MOST = {"neg": 6, "rec": 5}  # per drive
 _STANDING_MPS, _STANDING = 0.1, 4  # while nothing moves and nothing changes, one moment in so many is enough
 _DOMINATED_S = 2.0  # of the next 5 s
@@ -47,7 +47,7 @@ def negatives(chosen: Sequence[Choice]) -> int:
     return sum(choice.label == "neg" for choice in chosen)
 
 
-def choose(log: Log, lapse: Lapse | None, chart: Chart, guide: Guide) -> list[Choice]:
+def choose(log: Log, lapse: Lapse | None, chart: Chart, guide: Guide, spacing: int = SPACING) -> list[Choice]:
     """The samples of a drive. Only moments that 5 s of truth follow, and none after the ego has touched something: from there on
     the world is no example. What is to be imitated doesn't end there either."""
     contact = next((k for k, frame in enumerate(log.frames) if frames_of.touching(frame)), len(log.frames))
@@ -59,7 +59,7 @@ def choose(log: Log, lapse: Lapse | None, chart: Chart, guide: Guide) -> list[Ch
             found[label].append(instant)
     bad = [i for i in found["neg"] if _clearly_worse(log, i, chart, guide)]
     kept = {
-        "pos": [i for i in _thinned(log, found["pos"]) if _as_meant(log, i)],
+        "pos": [i for i in _thinned(log, found["pos"], spacing) if _as_meant(log, i)],
         "neg": bad,
         # a lapse that did no harm leaves nothing to recover from
         "rec": [i for i in found["rec"] if _as_meant(log, i) and _ends_well(log, i, chart, guide)] if bad else [],
@@ -77,14 +77,14 @@ def _label(time_s: float, lapse: Lapse | None) -> str:
     return "neg" if time_s >= lapse.start_s - _EARLY_S and dominated >= _DOMINATED_S else ""
 
 
-def _thinned(log: Log, instants: Sequence[Instant]) -> list[Instant]:
-    """Every second moment; fewer where the car stands and the decision stays the same."""
+def _thinned(log: Log, instants: Sequence[Instant], spacing: int) -> list[Instant]:
+    """Moments that are `spacing` steps apart; fewer where the car stands and the decision stays the same."""
     kept: list[Instant] = []
     for instant in instants:
-        apart = round((log.frames[instant.index].stamp_ns - log.frames[kept[-1].index].stamp_ns) / 5e8) if kept else SPACING["pos"]
+        apart = round((log.frames[instant.index].stamp_ns - log.frames[kept[-1].index].stamp_ns) / 5e8) if kept else spacing
         stands = bool(kept) and all(log.frames[i.index].ego[3] < _STANDING_MPS for i in (kept[-1], instant))
         same = stands and kept[-1].decision.topic == instant.decision.topic
-        if apart >= SPACING["pos"] * (_STANDING if same else 1):
+        if apart >= spacing * (_STANDING if same else 1):
             kept.append(instant)
     return kept
 
