@@ -98,14 +98,19 @@ def test_a_row_that_was_interrupted_is_made_again_alone(made):
     assert (made / "seed-0/history/result.json").stat().st_mtime_ns == kept
 
 
-def test_other_predictors_hook_in(made, monkeypatch):
-    def still(stand: bench.Bench, config: ExpertConfig) -> ablation.Prediction:
-        return ablation.Prediction(waypoints=np.zeros((len(stand.samples), 10, 3)), interval_s=0.5, time_ms=7.0)
-
-    monkeypatch.setitem(ablation.EXTRA, "standing still", still)
-    assert main(["train", "ablation", *TABLE]) == 0
-    row = next(r for r in json.loads((made / "table.json").read_text())["rows"] if r["name"] == "standing still")
-    assert row["time_ms"] == 7.0 and row["ade_1s"]["mean"] > 1
+def test_a_model_that_speaks_its_plan_has_a_row_for_it(runs, tmp_path, capsys):
+    recorded = "test_training_codebook:Sampled"
+    assert main(["train", "codebook", "--data", str(DATA), "--out", str(tmp_path / "book.safetensors"), "size=64", f"reader={recorded}"]) == 0
+    path = ROOT / "config/train/tiny_vlm.yaml"
+    config = configs.load(VlmConfig, path, [f"reader={READER}", f"codebook={tmp_path / 'book.safetensors'}", "loop.steps=2"])
+    run_vlm(Processes(), config, path, DATA, "speaks", silent)
+    rows = "rows={history: {bridge: {tap_interval: 2, tap_offset: 1}}}"
+    line = [*TABLE[:5], "spoken", "--vlm", "speaks", f"expert.reader={READER}", "expert.loop.steps=2", rows]
+    assert main(["train", "ablation", *line]) == 0
+    found = json.loads((runs / "spoken/table.json").read_text())
+    row = next(r for r in found["rows"] if r["name"] == ablation.SPOKEN)
+    assert row["time_ms"] == found["tokens_ms"]["10"] < found["tokens_ms"]["50"] and row["ade_1s"]["mean"] > 0
+    assert "50 action tokens, one by one" in (runs / "spoken/table.md").read_text()
 
 
 def test_rows_of_seconds_are_refused():

@@ -124,7 +124,7 @@ def test_dense_labels_are_shares_of_areas_and_presence_of_objects():
     cells[2:4, 0:4] = 1  # half of the first token is road
     cells[17, 31] = 32  # one cone cell in the last
     dense = targets.dense(cells, spec).astype(float) / targets.DENSE_STEPS
-    assert dense.shape == (32, 6) and dense[0].tolist() == [0.5, 0, 0, 0, 0, 0] and dense[31].tolist() == [0, 0, 0, 0, 0, 1]
+    assert dense.shape == (32, 7) and dense[0].tolist() == [0.5, 0, 0, 0, 0, 0, 0] and dense[31].tolist() == [0, 0, 0, 0, 0, 1, 0]
     assert dense[1:31].sum() == 0
     assert (targets.dense(None, spec) == targets.DENSE_UNKNOWN).all()
 

@@ -22,13 +22,20 @@ def add_parser(subparsers) -> None:
         "example: spanvla data sim --families all --seeds 0:40 --out samples\n\nEven seeds are driven by the expert, odd ones with a lapse: "
         "before it pos, in it neg, after the take-over rec.",
     )
-    sim.add_argument("--families", default="all", help="comma-separated scenario families, or 'all' (%(default)s)")
-    sim.add_argument("--seeds", required=True, help="half-open range A:B or A:B:STEP; 0-4999 are for training, 5000-5999 for validation")
-    sim.add_argument("--out", required=True, type=Path, help="folder of the data set; drives that are there already are skipped")
-    sim.add_argument("--engine", help="let this engine drive while the expert's plans are the labels (DAgger)")
-    sim.add_argument("--cameras", default="front,front_left,front_right", help="comma-separated, whose pictures are stored (%(default)s)")
-    sim.add_argument("--every", type=float, default=1.0, metavar="S", help="seconds between samples that are to be imitated (%(default)s)")
-    sim.add_argument("--workers", type=_positive, default=2, help="processes (%(default)s)")
+    dagger = _command(
+        commands,
+        "dagger",
+        "let an engine drive in the simulator; the expert's plans for where it gets are the labels",
+        "example: spanvla data dagger --engine engines/demo --families all --seeds 1:5000:100 --cameras front --out samples",
+    )
+    dagger.add_argument("--engine", required=True, help="folder of the engine that drives")
+    for command in (sim, dagger):
+        command.add_argument("--families", default="all", help="comma-separated scenario families, or 'all' (%(default)s)")
+        command.add_argument("--seeds", required=True, help="half-open range A:B or A:B:STEP; 0-4999 are for training, 5000-5999 for validation")
+        command.add_argument("--out", required=True, type=Path, help="folder of the data set; drives that are there already are skipped")
+        command.add_argument("--cameras", default="front,front_left,front_right", help="comma-separated, whose pictures are stored (%(default)s)")
+        command.add_argument("--every", type=float, default=1.0, metavar="S", help="seconds between samples that are to be imitated (%(default)s)")
+        command.add_argument("--workers", type=_positive, default=2, help="processes (%(default)s)")
 
     check = _command(commands, "check", "check a data set: schema, pictures, motion, splits, shares", "example: spanvla data check samples")
     check.add_argument("folder", type=Path)
@@ -62,7 +69,7 @@ def _positive(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    return {"sim": _sim, "check": _check, "view": _view, "stats": _stats, "score": _score}[args.data_command](args)
+    return {"sim": _sim, "dagger": _sim, "check": _check, "view": _view, "stats": _stats, "score": _score}[args.data_command](args)
 
 
 def _sim(args: argparse.Namespace) -> int:
@@ -72,7 +79,7 @@ def _sim(args: argparse.Namespace) -> int:
     families, seeds = scenarios.parse_families(args.families), scenarios.parse_seeds(args.seeds)
     if min(seeds) < 0 or max(seeds) >= 6000:
         raise ConfigError(f"--seeds {args.seeds}: samples come from seeds 0-4999 (training) and 5000-5999 (validation); others are for tests")
-    recipe = Recipe(engine=args.engine, cameras=tuple(args.cameras.split(",")), every_s=args.every)
+    recipe = Recipe(engine=getattr(args, "engine", None), cameras=tuple(args.cameras.split(",")), every_s=args.every)
     total, done, samples, errors, start = len(seeds) * len(families), 0, 0, 0, time.monotonic()
     fresh = 0
     for drive, count, error in collect(families, seeds, args.out, args.workers, recipe):

@@ -150,7 +150,7 @@ def _driven_by_engine(simulation: Simulation, engine: str, recipe: Recipe) -> tu
     finally:
         planner.close()
     chosen = []
-    for instant in log.instants:
+    for instant in labels.thinned(log, log.instants, recipe.spacing):
         poses = instant.decision.trajectory.poses_odom
         dense = to_local(poses[0], poses[1 : episode.FUTURE_FRAMES + 1])
         if instant.index + episode.FUTURE_FRAMES < len(log.frames):

@@ -59,7 +59,7 @@ def choose(log: Log, lapse: Lapse | None, chart: Chart, guide: Guide, spacing: i
             found[label].append(instant)
     bad = [i for i in found["neg"] if _clearly_worse(log, i, chart, guide)]
     kept = {
-        "pos": [i for i in _thinned(log, found["pos"], spacing) if _as_meant(log, i)],
+        "pos": [i for i in thinned(log, found["pos"], spacing) if _as_meant(log, i)],
         "neg": bad,
         # a lapse that did no harm leaves nothing to recover from
         "rec": [i for i in found["rec"] if _as_meant(log, i) and _ends_well(log, i, chart, guide)] if bad else [],
@@ -77,7 +77,7 @@ def _label(time_s: float, lapse: Lapse | None) -> str:
     return "neg" if time_s >= lapse.start_s - _EARLY_S and dominated >= _DOMINATED_S else ""
 
 
-def _thinned(log: Log, instants: Sequence[Instant], spacing: int) -> list[Instant]:
+def thinned(log: Log, instants: Sequence[Instant], spacing: int) -> list[Instant]:
     """Moments that are `spacing` steps apart; fewer where the car stands and the decision stays the same."""
     kept: list[Instant] = []
     for instant in instants:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-DENSE_CLASSES = 6
-SCENE_FIELDS = 14
-
 
 class DenseHead(nn.Module):
     """Binary logits per merged vision token: features (B, Nv, H) -> (B, Nv, classes)."""
 
-    def __init__(self, hidden: int, classes: int = DENSE_CLASSES):
+    def __init__(self, hidden: int, classes: int):
         super().__init__()
         self.out = nn.Linear(hidden, classes)
 
@@ -23,7 +20,7 @@ class SceneHead(nn.Module):
     """Scalar fields of the scene: features (B, Nv, H) -> (B, fields). Tokens are concatenated, not pooled: where a thing
     stands in the picture is most of what a field like the stop-line distance is read from."""
 
-    def __init__(self, hidden: int, tokens: int, fields: int = SCENE_FIELDS, width: int = 16, intermediate: int = 256):
+    def __init__(self, hidden: int, tokens: int, fields: int, width: int = 16, intermediate: int = 256):
         super().__init__()
         self.reduce = nn.Linear(hidden, width)
         self.mlp = nn.Sequential(nn.Linear(tokens * width, intermediate), nn.SiLU(), nn.Linear(intermediate, fields))

@@ -16,9 +16,11 @@ from safetensors.torch import save_file
 from spanvla_ros import config as configs
 from spanvla_ros.contracts import ConfigError, DataError, ModelSpec
 from spanvla_ros.data.sample import FUTURE_INTERVAL_S
+from spanvla_ros.model import decoding
 from spanvla_ros.model.flow import TauConfig
+from spanvla_ros.model.spanvla import SpanVLA
 from spanvla_ros.share import runs
-from spanvla_ros.training import baselines, bench, plan_scores, table, timing
+from spanvla_ros.training import baselines, batches, bench, plan_scores, table, timing
 from spanvla_ros.training.bench import BLACK, SEEN, SILENT, Bench
 from spanvla_ros.training.bridge import BridgeConfig
 from spanvla_ros.training.expert import ExpertConfig, ExpertTask, fit
@@ -26,7 +28,8 @@ from spanvla_ros.training.processes import Processes
 from spanvla_ros.training.runs import Run, write_text
 
 RESULT, PLANS, SCORES, EXPERT = "result.json", "plans.npz", "pdm.json", "expert.safetensors"
-TURN, BLIND, ORACLE = "constant turn", "blind MLP", "oracle-state MLP"
+TURN, BLIND, ORACLE, SPOKEN = "constant turn", "blind MLP", "oracle-state MLP", "action tokens"
+TOKENS = (10, 50)  # lengths of a spoken plan whose time is taken
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,15 +62,10 @@ class AblationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """Plans (m, T, 3) for `Bench.samples`, every `interval_s`; time_ms of one plan where it was measured."""
+    """Plans (m, T, 3) for `Bench.samples`, every `interval_s`."""
 
     waypoints: np.ndarray
     interval_s: float
-    time_ms: float | None = None
-
-
-# rows that train no expert of their own, such as action tokens decoded by the VLM: name -> predictor
-EXTRA: dict[str, Callable[[Bench, ExpertConfig], Prediction]] = {}
 
 
 def run_ablation(config: AblationConfig, data: Path, sources: list[str], name: str, say: Callable[[str], None]) -> Path:
@@ -80,13 +78,16 @@ def run_ablation(config: AblationConfig, data: Path, sources: list[str], name: s
     for seed, source in enumerate(sources):
         _seed(config, data, source, folder / f"seed-{seed}", seed, f"seed {seed + 1}/{len(sources)}", say)
     seeds = [folder / f"seed-{seed}" for seed in range(len(sources))]
+    model, _ = bench.load(sources[0])
     if plan_scores.has_truth(data, config.expert.reader):
         _score(config, data, seeds, say)
     else:
         say(f"{data} holds no truth of its drives: no PDM score")
     say("trajectory times")
-    times = _times(config, sources[0], seeds[0])
-    found = table.collect(seeds, [*config.rows, TURN, BLIND, ORACLE, *EXTRA], times, config.expert.loop.steps)
+    times = _times(config, model, seeds[0])
+    tokens = timing.tokens_ms(model, TOKENS, config.timing_repeats) if model.spec.action_tokens else {}
+    times |= {f"{SPOKEN}@None": ms for count, ms in tokens.items() if count == model.spec.waypoints}
+    found = table.collect(seeds, _names(config, model), times, config.expert.loop.steps) | {"tokens_ms": tokens}
     write_text(folder / "table.json", json.dumps(found, indent=1) + "\n")
     write_text(folder / "table.md", table.markdown(found))
     say(f"table: {folder / 'table.md'}")
@@ -100,7 +101,7 @@ def _seed(config: AblationConfig, data: Path, source: str, folder: Path, seed: i
     layers = model.architecture.text.layers
     drafts = {row: change.bridge.draft(model.spec, layers) for row, change in config.rows.items()}
     rows = {row: replace(expert, bridge=change.bridge, tau=change.tau or expert.tau) for row, change in config.rows.items()}
-    names = [*config.rows, TURN, BLIND, ORACLE, *EXTRA]
+    names = _names(config, model)
     waiting = [row for row in names if not _finished(folder / row, rows.get(row, expert), source)]
     if not waiting:
         return
@@ -157,8 +158,8 @@ def _train(stand: Bench, config: ExpertConfig, folder: Path, row: str, steps: tu
 def _refer(stand: Bench, config: ExpertConfig, folder: Path, row: str) -> None:
     """One row that trains no expert, at the horizon of stage one."""
     stand.model.reuse(stand.before, stand.expert)
-    if row in EXTRA:
-        prediction = EXTRA[row](stand, config)
+    if row == SPOKEN:
+        prediction = _spoken(stand)
     else:
         training, validation, samples = *(stand.data[split] for split in bench.SPLITS), stand.samples
         ego, base = validation["ego"][samples], validation["base"][samples]
@@ -171,6 +172,18 @@ def _refer(stand: Bench, config: ExpertConfig, folder: Path, row: str) -> None:
     _keep(stand, config, folder / row, {(None, SEEN): prediction}, None)
 
 
+def _spoken(stand: Bench) -> Prediction:
+    """The plans that the VLM speaks as action tokens after its text; where one breaks off, the car keeps its turn."""
+    model, data, plans = stand.model, stand.data["validation"], []
+    for ids in np.array_split(stand.samples, max(1, len(stand.samples) // 64)):
+        inputs = {name: torch.from_numpy(array) for name, array in batches.prompts(data, ids).items()}
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=stand.stage.bf16):
+            spoken = decoding.speak(model, model.decode_greedy(model.vision(batches.pixels(data, ids, model.spec)), **inputs))
+        told = model.codebook.detokenise(spoken.actions.clamp(min=0).numpy())
+        plans.append(np.where(spoken.complete.numpy()[:, None, None], told, data["base"][ids]))
+    return Prediction(waypoints=np.concatenate(plans), interval_s=stand.before.waypoint_interval_s)
+
+
 def _keep(
     stand: Bench, config: ExpertConfig, folder: Path, found: Mapping[tuple[int | None, str], Prediction], spec: ModelSpec | None
 ) -> None:
@@ -178,7 +191,7 @@ def _keep(
     truth = every_half_second(stand.data["validation"]["future"][stand.samples], stand.before.waypoint_interval_s)
     plans = {key: every_half_second(prediction.waypoints, prediction.interval_s) for key, prediction in found.items()}
     entries = [
-        {"steps": steps, "shown": shown, "time_ms": found[steps, shown].time_ms, **baselines.ade(said, truth, FUTURE_INTERVAL_S)}
+        {"steps": steps, "shown": shown, **baselines.ade(said, truth, FUTURE_INTERVAL_S)}
         for (steps, shown), said in plans.items()
     ]
     folder.mkdir(parents=True, exist_ok=True)
@@ -212,12 +225,16 @@ def _score(config: AblationConfig, data: Path, seeds: list[Path], say: Callable[
         at += len(part)
 
 
-def _times(config: AblationConfig, source: str, folder: Path) -> dict[str, float]:
+def _times(config: AblationConfig, model: SpanVLA, folder: Path) -> dict[str, float]:
     """Milliseconds per plan, key "row@steps", of all experts in one run."""
     variants = {}
     for row in config.rows:
         result = json.loads((folder / row / RESULT).read_text(encoding="utf-8"))
         spec = ModelSpec.from_dict(result["spec"])
         variants |= {f"{row}@{entry['steps']}": (spec, entry["steps"]) for entry in result["entries"]}
-    model, _ = bench.load(source)
     return timing.trajectory_ms(model, variants, config.timing_repeats)
+
+
+def _names(config: AblationConfig, model: SpanVLA) -> list[str]:
+    """All rows of the table, in its order."""
+    return [*config.rows, TURN, BLIND, ORACLE, *([SPOKEN] if model.spec.action_tokens else [])]

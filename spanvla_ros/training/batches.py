@@ -133,7 +133,7 @@ def packed(prompt: Mapping[str, np.ndarray], answer: list[np.ndarray]) -> dict[s
 
 
 def labels(cache: Cache, ids: np.ndarray) -> dict[str, Tensor]:
-    """Auxiliary labels: dense (B, tokens, 6) in [0, 1], dense_known of the same shape; regression (B, 11) with NaN; lamp (B,)."""
+    """Auxiliary labels: dense (B, tokens, 7) in [0, 1], dense_known of the same shape; regression (B, 11) with NaN; lamp (B,)."""
     dense = torch.from_numpy(cache["dense"][ids])
     return {
         "dense": dense.float() / targets.DENSE_STEPS,

@@ -22,7 +22,7 @@ from spanvla_ros.planning import motion, preprocess, prompt
 from spanvla_ros.planning import tokenizer as planning_tokenizer
 from spanvla_ros.training import lists, targets
 
-VERSION = 2  # of the layout below; part of the hash
+VERSION = 3  # of the layout below; part of the hash
 CHUNK = 256  # samples; what an interrupted pass repeats at most, per worker
 READER = "spanvla_ros.data.shards:Dataset"
 IMITATED = ("pos", "rec")  # labels; negatives are no targets
@@ -49,7 +49,7 @@ class Cache:
 
     images (n, cameras, F, H, W, 3) uint8; ids (n, S) int32, slot (n, S) int16; positions (n, 3, S) int16; length (n,) int16;
     answer (n, A) int32 and answer_length (n,) int16; ego (n, E), base and future (n, T, 3) float32;
-    dense (n, tokens, 6) uint8 in 1/240; regression (n, 11) float32, lamp (n,) int8; group, family (n,) int16 index into
+    dense (n, tokens, 7) uint8 in 1/240; regression (n, 11) float32, lamp (n,) int8; group, family (n,) int16 index into
     `maps`, `families`; slow (n,) bool.
     """
 

@@ -25,10 +25,9 @@ def collect(seeds: Sequence[Path], names: Sequence[str], times: Mapping[str, flo
                 rows.setdefault((path.parent.name, entry["steps"], entry["shown"]), []).append(values)
     found = []
     for (name, count, shown), entries in rows.items():
-        measured = [entry["time_ms"] for entry in entries if entry["time_ms"] is not None]
         found.append({
             "name": name, "steps": count, "shown": shown, "seeds": len(entries),
-            "time_ms": times.get(f"{name}@{count}", float(np.mean(measured)) if measured else None),
+            "time_ms": times.get(f"{name}@{count}"),
             **{key: _spread([e[key] for e in entries if key in e]) for key in COLUMNS},
         })  # fmt: skip
     return {"stage_two_steps": steps, "seeds": len(seeds), "rows": found}
@@ -54,6 +53,8 @@ def markdown(found: Mapping[str, Any]) -> str:
         relative = f"{row['time_ms'] / first:.2f}" if row["time_ms"] and first else "-"
         taken = f"{row['time_ms']:.2f}" if row["time_ms"] else "-"
         lines.append(f"| {' | '.join([row['name'] + SHOWN[row['shown']], str(row['steps'] or '-'), *values, taken, relative])} |")
+    for count, taken in found.get("tokens_ms", {}).items():
+        lines.append(f"\n{count} action tokens, one by one: {taken:.2f} ms" + (f", {taken / first:.2f} relative." if first else "."))
     return "\n".join(lines) + "\n"
 
 

@@ -11,7 +11,7 @@ from spanvla_ros.contracts import DataError, ModelSpec
 from spanvla_ros.geometry import wrap
 
 # dense labels per merged vision token, bits of `Sample.cells`
-DENSE = ("road", "corridor", "vehicle", "red_lamp", "green_lamp", "cone")
+DENSE = ("road", "corridor", "vehicle", "red_lamp", "green_lamp", "cone", "pedestrian")
 DENSE_STEPS = 240  # shares are stored as n/240: exact for blocks of 2, 3, 4, 5, 6 cells, and 255 stays free
 DENSE_UNKNOWN = 255
 SHARED = 2  # the first classes are areas (mean over the token), the others objects (any cell counts)
@@ -32,7 +32,7 @@ LAMPS = 4  # none, green, yellow, red as numbered by the data set
 
 
 def dense(cells: np.ndarray | None, spec: ModelSpec) -> np.ndarray:
-    """Bit mask (rows, columns) uint8 over the full picture -> (tokens of the newest frame, 6) uint8, n/240 per class.
+    """Bit mask (rows, columns) uint8 over the full picture -> (tokens of the newest frame, 7) uint8, n/240 per class.
 
     The picture is cut as in `planning.images.fit`: what is too tall loses rows at the top. No mask: all unknown.
     """

@@ -80,7 +80,7 @@ class VlmConfig:
     tokenizer_samples: int = 3000
     seeing_share: float = 0.3  # of the budget: vision and auxiliary losses only (stage 0)
     auxiliary_weight: float = 0.5  # of the auxiliary losses in stage 1
-    dense_positive: tuple[float, float, float, float, float, float] = (1.0, 1.0, 2.0, 6.0, 6.0, 4.0)
+    dense_positive: tuple[float, float, float, float, float, float, float] = (1.0, 1.0, 2.0, 6.0, 6.0, 4.0, 4.0)  # weight of a hit, by class
     regression_weight: float = 1.0
     lamp_weight: float = 0.3
     bf16: bool = True
