@@ -105,7 +105,7 @@ def test_expert_starts_at_the_roll_out_and_leaves_the_vlm_alone(runs):
         assert same or name.startswith("expert."), name
     assert any(not torch.equal(value, after[name]) for name, value in before.items())
     last = json.loads((runs / "frozen-expert/metrics.jsonl").read_text().splitlines()[-1])
-    assert {"ade_5s", "black_ade_5s", "turn_ade_5s", "blind_ade_5s"} <= last.keys()
+    assert {"ade_5s", "black_ade_5s", "turn_ade_5s", "blind_ade_5s", "oracle_ade_5s"} <= last.keys()
 
 
 def test_another_configuration_does_not_continue_a_run(runs):

@@ -264,6 +264,12 @@ def table(summary: dict[str, Any]) -> list[str]:
             f"{row['at_fault_collisions']:7d}{row['infractions_per_km']:9.2f}{_cell(row['smoothness'], 8, 2)}{_cell(row['efficiency'], 8, 0)}"
             f"{_cell(row['neuroncap_score'], 6, 2)}{_cell((row['pdm'] or {}).get('epdms'), 7, 3)}"
         )
+    said = summary["reasoning"]
+    if said:
+        lines.append(
+            f"reasoning of {said['plans']} plans: agrees with the plan {_cell(said['agrees'], 0, 2)}, contradicts it {_cell(said['contradicts'], 0, 3)}; "
+            f"slow thinking in complex scenes {_cell(said['slow_in_complex'], 0, 2)}, on free road {_cell(said['slow_in_free'], 0, 2)}"
+        )
     delay = summary["plan_latency_ms"]
     if delay:
         lines.append(f"plan latency: mean {delay['mean']:.1f} ms, p50 {delay['p50']:.1f} ms, p95 {delay['p95']:.1f} ms")

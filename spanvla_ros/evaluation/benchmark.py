@@ -49,6 +49,7 @@ def _figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "efficiency": _mean(row["efficiency"] for row in rows),
         "neuroncap_score": _mean(crash),
         "pdm": _pdm([row["pdm"] for row in rows if row.get("pdm")]),
+        "reasoning": _reasoning([row["reasoning"] for row in rows if row.get("reasoning")]),
     }
 
 
@@ -64,6 +65,28 @@ def _pdm(found: Sequence[Mapping[str, float]]) -> dict[str, float] | None:
         return None
     names = [name for name in found[0] if name != "plans"]
     return {"plans": plans, **{name: round(sum(entry[name] * entry["plans"] for entry in found) / plans, 4) for name in names}}
+
+
+def _reasoning(found: Sequence[Mapping[str, int]]) -> dict[str, float | None] | None:
+    """Shares over all plans with a text. agrees, contradicts: verdict of the rule check, the rest says nothing that it can check;
+    agreement: agrees among those two; slow_in_complex, slow_in_free: slow thinking where the simulator's expert thinks slowly, and elsewhere."""
+    if not found:
+        return None
+    total = Counter[str]()
+    for entry in found:
+        total.update(entry)
+
+    def share(part: int, whole: int) -> float | None:
+        return round(part / whole, 4) if whole else None
+
+    return {
+        "plans": total["plans"],
+        "agrees": share(total["agrees"], total["plans"]),
+        "contradicts": share(total["contradicts"], total["plans"]),
+        "agreement": share(total["agrees"], total["agrees"] + total["contradicts"]),
+        "slow_in_complex": share(total["slow_in_complex"], total["complex"]),
+        "slow_in_free": share(total["slow_in_free"], total["plans"] - total["complex"]),
+    }
 
 
 def latency(times_ms: Sequence[float]) -> dict[str, float] | None:

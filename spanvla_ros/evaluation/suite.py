@@ -83,6 +83,7 @@ def _tiles(summary: Mapping[str, Any]) -> str:
         ("efficiency", _number(summary["efficiency"], "{:.0f} %"), "of the traffic's speed"),
         ("NeuroNCAP score", _number(summary["neuroncap_score"], "{:.2f}"), "0-5, family crash"),
         ("EPDMS of the plans", _number((summary["pdm"] or {}).get("epdms"), "{:.3f}"), "0-1, one plan per second, without EC"),
+        *_reasoning(summary["reasoning"]),
         ("plan latency", _number(delay.get("mean"), "{:.1f} ms"), f"p50 {_number(delay.get('p50'))}, p95 {_number(delay.get('p95'))} ms"),
     ]
     cells = "".join(f"<div><span>{html.escape(n)}</span><b>{html.escape(v)}</b><small>{html.escape(t)}</small></div>" for n, v, t in tiles)
@@ -90,6 +91,15 @@ def _tiles(summary: Mapping[str, Any]) -> str:
         f"<section class='tiles'>{cells}</section><p class='note'>Figures of our own simulator with the formulas of the CARLA Leaderboard: "
         "they compare planners on these scenarios and can't be compared with published CARLA or NAVSIM tables.</p>"
     )
+
+
+def _reasoning(found: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
+    """Tiles about the texts; none where nobody spoke."""
+    if found is None:
+        return []
+    checked = f"contradicts {_share(found['contradicts'])}, the rest can't be checked"
+    thought = f"{_share(found['slow_in_free'])} on free road"
+    return [("text agrees with plan", _share(found["agrees"]), checked), ("slow thinking in complex scenes", _share(found["slow_in_complex"]), thought)]
 
 
 def _families(summary: Mapping[str, Any]) -> str:

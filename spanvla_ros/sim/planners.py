@@ -12,6 +12,7 @@ from spanvla_ros.geometry import constant_turn
 from spanvla_ros.planning import motion
 from spanvla_ros.planning.inputs import Grid
 from spanvla_ros.planning.planner import Planner
+from spanvla_ros.planning.prompt import reasoning_text
 from spanvla_ros.share import share
 from spanvla_ros.sim.simulation import Simulation
 
@@ -68,7 +69,7 @@ class ExpertPlanner(_Simple):
 
     def plan(self, observation: Observation) -> Plan:
         decision = self._simulation.expert.plan()
-        return self._plan(observation, decision.waypoints_base, decision.trace or "")
+        return self._plan(observation, decision.waypoints_base, reasoning_text(decision.trace))
 
 
 class ConstantVelocity(_Simple):

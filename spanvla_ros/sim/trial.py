@@ -17,9 +17,12 @@ from spanvla_ros.evaluation.pdm.scene import WAYPOINT_S, WAYPOINTS
 from spanvla_ros.evaluation.pdm.scorer import score
 from spanvla_ros.evaluation.tape import PERIOD_S, Box, Ground, Snapshot, Tape, rings
 from spanvla_ros.geometry import to_global
+from spanvla_ros.planning import consistency
+from spanvla_ros.planning.prompt import SLOW_LEAD
 from spanvla_ros.planning.trajectory import densify
 from spanvla_ros.planning.validity import Limits, violations
 from spanvla_ros.sim import frame as frames
+from spanvla_ros.sim.driver.style import Style
 from spanvla_ros.sim.planners import DrivingPlanner
 from spanvla_ros.sim.simulation import Simulation
 from spanvla_ros.sim.source import SimulationSource
@@ -40,6 +43,15 @@ class _Made:
     waypoints_base: np.ndarray
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Said:
+    """What the text of a plan is worth: whether the plan does what it says, whether it was thought slowly, and whether the scene asks for it."""
+
+    verdict: str
+    slow: bool
+    complex: bool
+
+
 class Trial:
     """Judge and witness of a simulation's scenario. Call `stepped` after every 0.05 s from the reset on, `planned` for every plan.
 
@@ -54,6 +66,8 @@ class Trial:
         self._frames: list[frames.Frame] = []
         self._snapshots: list[Snapshot] = []
         self._made: list[_Made] = []
+        self._said: list[_Said] = []
+        self._expert = simulation.expert_with(Style())  # says which scenes are complex; the one that may drive is left alone
         self._times_ms: list[float] = []
         self._plan: Plan | None = None
         self._plans = self._refused = 0
@@ -73,6 +87,9 @@ class Trial:
         self._plans += 1
         self._times_ms.append(took_ms)
         self._plan = plan
+        if plan.reasoning and plan.t0_ns % _SCORED_NS == 0:
+            verdict = consistency.check(plan).verdict.value
+            self._said.append(_Said(verdict=verdict, slow=plan.reasoning.startswith(SLOW_LEAD), complex=self._expert.plan().mode == "slow"))
         known = plan.waypoint_interval_s == WAYPOINT_S and len(plan.waypoints_base) >= WAYPOINTS
         if known and self._frames and plan.t0_ns % _SCORED_NS == 0 and self._frames[-1].stamp_ns >= plan.t0_ns:
             index = len(self._frames) - 1 - (self._frames[-1].stamp_ns - plan.t0_ns) // _FRAME_NS
@@ -93,6 +110,7 @@ class Trial:
             "plans": self._plans,
             "refused": self._refused,
             "pdm": self._pdm(),
+            "reasoning": self._reasoning(),
             "plan_latency_ms": latency(self._times_ms),
             "plan_times_ms": [round(value, 3) for value in self._times_ms],
             "state_hash": self.simulation.state_hash,
@@ -141,6 +159,19 @@ class Trial:
         window = shapely.box(*(ways.min(axis=0) - _SHOWN_M), *(ways.max(axis=0) + _SHOWN_M))
         areas = {name: rings(getattr(road, name).intersection(window)) for name in ("drivable", "sidewalk", "white", "yellow")}
         return Ground(**areas, route=line)
+
+    def _reasoning(self) -> dict[str, int] | None:
+        """Counts over one plan per second: verdicts of the rule check, slow thinking, in complex scenes and on free road; None without texts."""
+        if not self._said:
+            return None
+        counts = {verdict.value: sum(s.verdict == verdict.value for s in self._said) for verdict in consistency.Verdict}
+        return {
+            "plans": len(self._said),
+            **counts,
+            "complex": sum(s.complex for s in self._said),
+            "slow_in_complex": sum(s.slow and s.complex for s in self._said),
+            "slow_in_free": sum(s.slow and not s.complex for s in self._said),
+        }
 
     def _pdm(self) -> dict[str, float] | None:
         """Mean sub-scores of one plan per second against what really happened in the 5 s after it; None without such plans."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,11 @@ from spanvla_ros.training.horizon import Horizon
 from spanvla_ros.training.kv import View
 from spanvla_ros.training.loop import LoopConfig, Task, train
 from spanvla_ros.training.processes import Processes
-from spanvla_ros.training.runs import Run, resolve
+from spanvla_ros.training.runs import Run, resolve, write_text
 
-CURVES = {"loss": ("loss",), "ADE, m": ("ade_1s", "ade_3s", "ade_5s", "blind_ade_1s", "blind_ade_3s", "blind_ade_5s", "black_ade_5s")}
+CURVES = {"loss": ("loss",), "ADE, m": ("ade_1s", "ade_3s", "ade_5s", "blind_ade_1s", "blind_ade_3s", "blind_ade_5s", "oracle_ade_5s", "black_ade_5s")}
 ROWS = 256  # per forward pass of the evaluation
+OPEN_LOOP = {"turn_": "constant turn", "blind_": "blind MLP", "oracle_": "oracle-state MLP", "": "model", "black_": "model, black pictures"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,11 +126,15 @@ class ExpertTask:
         return found | self.reference
 
     def compare(self, seconds: float, seed: int) -> None:
-        """Fill in the constant-turn roll-out and the blind network on the same validation samples."""
+        """Fill in the constant-turn roll-out, the blind network, and the one that is told the scene, on the same validation samples."""
+        training, validation, samples = *(self.bench.data[split] for split in bench.SPLITS), self.bench.samples
         train_on = {name: getattr(self.training, name)[:, 0] for name in ("ego", "base", "future")}
-        ego, base, future = (getattr(self.validation, name)[self.bench.samples, 0] for name in ("ego", "base", "future"))
-        blind = baselines.regress(train_on, train_on["ego"], ego, base, seconds=seconds, seed=seed)
-        for name, waypoints in (("turn", base), ("blind", blind)):
+        ego, base, future = (getattr(self.validation, name)[samples, 0] for name in ("ego", "base", "future"))
+        told = baselines.scene(train_on["ego"], training), baselines.scene(self.validation.ego[:, 0], validation)[samples]
+        plans = {"turn": base}
+        for name, inputs in (("blind", (train_on["ego"], ego)), ("oracle", told)):
+            plans[name] = baselines.regress(train_on, *inputs, base, seconds=seconds, seed=seed)
+        for name, waypoints in plans.items():
             found = baselines.ade(waypoints, future, self.model.spec.waypoint_interval_s)
             self.reference |= {f"{name}_{k}": v for k, v in found.items()}
 
@@ -163,8 +168,18 @@ def run_expert(processes: Processes, config: ExpertConfig, data: Path, name: str
             for parameter_name, parameter in model.expert.named_parameters():
                 parameter.copy_(final[parameter_name])
         checkpoint.save(model, run.path / "model")
-        say(f"model: {run.path / 'model'}")
+        table = open_loop(job.evaluate())
+        write_text(run.path / "open_loop.md", table)
+        say(f"{table}model: {run.path / 'model'}")
     return folder
+
+
+def open_loop(metrics: Mapping[str, float]) -> str:
+    """Evaluation of `ExpertTask` as a Markdown table: mean distance in metres up to 1, 2, 3 and 5 s, of the model and of what it is held against."""
+    lines = ["| ADE, m | " + " | ".join(f"{s} s" for s in baselines.HORIZONS_S) + " |", "|---|" + "---|" * len(baselines.HORIZONS_S)]
+    for prefix, name in OPEN_LOOP.items():
+        lines.append(f"| {name} | " + " | ".join(f"{metrics[f'{prefix}ade_{s}s']:.3f}" for s in baselines.HORIZONS_S) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def _initialise(model: SpanVLA, source: Path) -> None:
