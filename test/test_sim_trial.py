@@ -38,6 +38,14 @@ def test_a_success_has_scored_plans_and_no_clip():
     assert result["plans"] == len(result["plan_times_ms"]) and result["plan_latency_ms"]["p50"] > 0
 
 
+def test_texts_are_held_against_plans_and_scenes():
+    said = drive(Simulation(scenario.build("cones", 6000), render=False), ExpertPlanner())[0]["reasoning"]
+    assert said["agrees"] + said["contradicts"] + said["unknown"] == said["plans"] > 5
+    # the expert thinks slowly where it finds the scene complex
+    assert said["contradicts"] == 0 < said["slow_in_complex"] and said["slow_in_free"] <= 1 and said["complex"] - said["slow_in_complex"] <= 1
+    assert drive(Simulation(scenario.build("cones", 6000), render=False), ConstantVelocity())[0]["reasoning"] is None
+
+
 def test_plans_that_no_car_can_drive_are_refused():
     class Wild(ConstantVelocity):
         """Every second plan leaps to the side, every third is none."""

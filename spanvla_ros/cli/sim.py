@@ -267,8 +267,8 @@ def table(summary: dict[str, Any]) -> list[str]:
     said = summary["reasoning"]
     if said:
         lines.append(
-            f"reasoning of {said['plans']} plans: agrees with the plan {_cell(said['agrees'], 0, 2)}, contradicts it {_cell(said['contradicts'], 0, 3)}; "
-            f"slow thinking in complex scenes {_cell(said['slow_in_complex'], 0, 2)}, on free road {_cell(said['slow_in_free'], 0, 2)}"
+            f"reasoning of {said['plans']} plans: agrees with the plan {_cell(said['agrees'], 0, 2)}, "
+            f"contradicts it {_cell(said['contradicts'], 0, 3)}; slow thinking in complex scenes {_cell(said['slow_in_complex'], 0, 2)}, on free road {_cell(said['slow_in_free'], 0, 2)}"
         )
     delay = summary["plan_latency_ms"]
     if delay:

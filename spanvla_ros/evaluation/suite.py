@@ -97,9 +97,10 @@ def _reasoning(found: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
     """Tiles about the texts; none where nobody spoke."""
     if found is None:
         return []
-    checked = f"contradicts {_share(found['contradicts'])}, the rest can't be checked"
-    thought = f"{_share(found['slow_in_free'])} on free road"
-    return [("text agrees with plan", _share(found["agrees"]), checked), ("slow thinking in complex scenes", _share(found["slow_in_complex"]), thought)]
+    return [
+        ("text agrees with plan", _share(found["agrees"]), f"contradicts {_share(found['contradicts'])}, the rest can't be checked"),
+        ("slow thinking, complex scenes", _share(found["slow_in_complex"]), f"{_share(found['slow_in_free'])} on free road"),
+    ]
 
 
 def _families(summary: Mapping[str, Any]) -> str:

@@ -27,7 +27,10 @@ from spanvla_ros.training.loop import LoopConfig, Task, train
 from spanvla_ros.training.processes import Processes
 from spanvla_ros.training.runs import Run, resolve, write_text
 
-CURVES = {"loss": ("loss",), "ADE, m": ("ade_1s", "ade_3s", "ade_5s", "blind_ade_1s", "blind_ade_3s", "blind_ade_5s", "oracle_ade_5s", "black_ade_5s")}
+CURVES = {
+    "loss": ("loss",),
+    "ADE, m": ("ade_1s", "ade_3s", "ade_5s", "blind_ade_1s", "blind_ade_3s", "blind_ade_5s", "oracle_ade_5s", "black_ade_5s"),
+}
 ROWS = 256  # per forward pass of the evaluation
 OPEN_LOOP = {"turn_": "constant turn", "blind_": "blind MLP", "oracle_": "oracle-state MLP", "": "model", "black_": "model, black pictures"}
 
