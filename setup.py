@@ -64,7 +64,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=[NAME, f"{NAME}.*"]),
-    package_data={f"{NAME}.sim.roads": ["nets/*"], f"{NAME}.data": ["*.json", "schemas/*.json"]},
+    package_data={f"{NAME}.sim.roads": ["nets/*"], f"{NAME}.data": ["*.json", "schemas/*.json"], f"{NAME}.data.annotation": ["*.html"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),

@@ -6,8 +6,10 @@ import argparse
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
+from spanvla_ros.cli import _annotation
 from spanvla_ros.contracts import ConfigError, DataError, SpanVLAError
 
 
@@ -57,6 +59,8 @@ def add_parser(subparsers) -> None:
     score.add_argument("--out", type=Path, help="JSON to write, with every sample's sub-scores and what they failed at")
     score.add_argument("--workers", type=_positive, default=2, help="processes (%(default)s)")
 
+    _annotation.add_parsers(partial(_command, commands), _positive)
+
 
 def _command(commands, name: str, text: str, epilog: str) -> argparse.ArgumentParser:
     return commands.add_parser(name, help=text, description=text, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -69,7 +73,13 @@ def _positive(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    return {"sim": _sim, "dagger": _sim, "check": _check, "view": _view, "stats": _stats, "score": _score}[args.data_command](args)
+    known = {"sim": _sim, "dagger": _sim, "check": _check, "view": _view, "stats": _stats, "score": _score}
+    reasons = {
+        "annotate": partial(_annotation.annotate, progress=_progress),
+        "review": _annotation.review,
+        "agreement": partial(_annotation.agreement, write=_write),
+    }
+    return {**known, **reasons}[args.data_command](args)
 
 
 def _sim(args: argparse.Namespace) -> int:

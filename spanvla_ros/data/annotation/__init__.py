@@ -1,0 +1,1 @@
+"""The reasons of samples: annotators, their checked replies, review by people, agreement."""
