@@ -161,5 +161,8 @@ def _send(link: socket.socket, data: bytes) -> None:
     """One masked text frame."""
     mask = os.urandom(4)
     size = len(data)
-    head = struct.pack("!BB", 0x81, 0x80 | size) if size < 126 else struct.pack("!BBH" if size < 65536 else "!BBQ", 0x81, 0x80 | (126 if size < 65536 else 127), size)
+    if size < 126:
+        head = struct.pack("!BB", 0x81, 0x80 | size)
+    else:
+        head = struct.pack("!BBH", 0x81, 0xFE, size) if size < 65536 else struct.pack("!BBQ", 0x81, 0xFF, size)
     link.sendall(head + mask + bytes(byte ^ mask[k % 4] for k, byte in enumerate(data)))

@@ -19,6 +19,7 @@ from spanvla_ros.data.annotation import agreement, reply
 from spanvla_ros.data.annotation.output import replace
 from spanvla_ros.data.shards import Dataset
 from spanvla_ros.geometry import to_global, to_local
+from spanvla_ros.planning.consistency import Consistency
 from spanvla_ros.planning.prompt import FAST_TEXT, SLOW_LEAD, reasoning_text
 from spanvla_ros.sim.pictures.camera import Camera
 
@@ -95,7 +96,7 @@ class Desk:
             "elements": note.get("elements", []),
             "components": record["critical_components"],
             "trace": _trace(record),
-            "motion": str(agreement.verdict(record)),
+            "motion": _motion(agreement.verdict(record)),
             "scene": seen,
         }
 
@@ -104,7 +105,7 @@ class Desk:
         with self._lock:
             record = self._dataset.record(self._chosen[number])
         found = agreement.verdict({**record, "reasoning": {"text": trace}})
-        return {"verdict": found.verdict.value, "motion": str(found)}
+        return {"verdict": found.verdict.value, "motion": _motion(found)}
 
     def save(self, number: int, said: Mapping[str, Any], by: str) -> dict[str, Any]:
         """Store components, decision and trace as a person wants them; returns the sample's row.
@@ -150,6 +151,10 @@ def _row(record: Mapping[str, Any]) -> dict[str, Any]:
     found = agreement.verdict(record).verdict.value
     review = record.get("provenance", {}).get("annotation", {}).get("review")
     return {**{key: record[key] for key in ("id", "label", "family", "split", "decision")}, "verdict": found, "review": review}
+
+
+def _motion(found: Consistency) -> str:
+    return f"{found.verdict.value}: the text says {found.text}; driven was {found.plan}"
 
 
 def _revision(record: Mapping[str, Any]) -> str:
@@ -202,10 +207,9 @@ def _reviewed(record: Mapping[str, Any], said: Mapping[str, Any], by: str) -> di
 
 def _boxes(record: Mapping[str, Any], truth: Mapping[str, Any], pose: np.ndarray) -> list[list[Any]]:
     """[type, x, y, yaw, length, width] in base_link at t0."""
-    if "frames" not in truth or "truth" not in record:
-        return []
+    frames = truth.get("frames", [])[record.get("truth", {}).get("t0", 0) :]
     found = []
-    for name, x, y, yaw, *_ in truth["frames"][record["truth"]["t0"]]["boxes"]:
+    for name, x, y, yaw, *_ in frames[0]["boxes"] if frames else ():
         local = to_local(pose, np.array([[x, y, yaw]]))[0]
         if np.abs(local[:2]).max() < _SEEN_M:
             found.append([truth["objects"][name][0], *np.round(local, 3).tolist(), *truth["objects"][name][1:]])

@@ -81,7 +81,10 @@ class Work:
                 if job is None:
                     break
                 drive, index = job
-                results.put((drive, index, self._one(annotator, index)))
+                result = self._one(annotator, index)
+                if isinstance(result, Stop):
+                    ending.set()
+                results.put((drive, index, result))
             results.put(None)
 
         # threads of a run that is broken off must not keep the process
