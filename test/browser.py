@@ -72,7 +72,15 @@ class Browser:
                 return message["result"]
 
     def open(self, url: str) -> None:
+        """Returns when the page is there."""
         self.call("Page.navigate", url=url)
+        _until(lambda: self._there(url), url)
+
+    def _there(self, url: str) -> bool:
+        try:
+            return self.value("document.readyState") == "complete" and self.value("location.href").startswith(url)
+        except AssertionError:  # the old page is just going
+            return False
 
     def value(self, expression: str) -> Any:
         """JSON value of a JavaScript expression in the page."""

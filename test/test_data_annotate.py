@@ -124,7 +124,7 @@ def test_rules_give_the_simulators_own_labels_and_change_nothing_else(tmp_path, 
     assert [entry.id for entry in new.entries] == names
     for k in range(len(names)):
         was, now = old.record(k), new.record(k)
-        assert now["provenance"].pop("annotation")["backend"] == "rules"
+        assert now["provenance"].pop("reasons")["backend"] == now["provenance"].pop("annotation") == "rules"
         assert was == now and old.jpegs(k) == new.jpegs(k)
     assert new.truth(0) == old.truth(0) and new.chart("town-0") == old.chart("town-0")
     assert main(["data", "annotate", str(tmp_path / "D"), "--out", str(tmp_path / "A"), "--backend", "rules"]) == 0

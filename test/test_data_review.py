@@ -21,7 +21,6 @@ from spanvla_ros.data.annotation.reply import ReplyError
 from spanvla_ros.data.annotation.work import Work
 from spanvla_ros.data.shards import Dataset
 
-
 needs_browser = pytest.mark.skipif(browser.find() is None, reason=f"no browser here ({', '.join(browser.NAMES)})")
 
 
@@ -50,13 +49,13 @@ def test_an_edit_is_saved_with_what_stood_there_before(folder):
     record = new.record(1)
     assert record["reasoning"] == {"mode": "slow", "text": "This scene needs thought: Cyclist ahead, slow down."}
     assert record["critical_components"] == [CYCLIST] and record["decision"] == before[1]["decision"] and new.jpegs(1) == pictures
-    note = record["provenance"]["annotation"]
+    note = record["provenance"]["reasons"]
     assert note["backend"] == "rules" and note["before"]["reasoning"] == before[1]["reasoning"]
     assert [new.record(k) for k in (0, 2, 3, 4, 5)] == [before[k] for k in (0, 2, 3, 4, 5)]
     # the desk goes on with the shard whose lines have moved; taking the edit back leaves an accepted sample
     assert desk.show(2)["id"] == before[2]["id"] and desk.picture(2, "front", 3)
     row = desk.save(1, said(desk.show(1), trace=shown["trace"], components=shown["components"]), "bob")
-    note = Dataset(folder).record(1)["provenance"]["annotation"]
+    note = Dataset(folder).record(1)["provenance"]["reasons"]
     assert row["review"]["changed"] == [] and "before" not in note
     assert {k: v for k, v in Dataset(folder).record(1).items() if k != "provenance"} == {k: v for k, v in before[1].items() if k != "provenance"}
 
@@ -74,7 +73,6 @@ def test_a_free_road_has_neither_components_nor_trace(folder):
         ({"trace": ""}, "something matters"),
         ({"trace": "A. B. C."}, "3 sentences"),
         ({"trace": "<action_start>"}, "may not stand"),
-        ({"components": []}, "at least one component"),
         ({"components": [{**CYCLIST, "type": " "}]}, "component 1: type is empty"),
         ({"components": [{"class": "UFO", "type": "x", "location": "y", "impact": "z"}]}, "UFO"),
         ({"decision": {"longitudinal": "yield"}}, "lateral"),
@@ -214,13 +212,13 @@ def test_a_person_accepts_edits_and_saves_in_a_real_browser(address, folder, tmp
     data = Dataset(folder)
     first, second, third, fourth = (data.record(k) for k in range(4))
     for record in (first, fourth):
-        assert record["provenance"]["annotation"]["review"]["changed"] == []
+        assert record["provenance"]["reasons"]["review"]["changed"] == []
     assert second["reasoning"]["text"].endswith("Pedestrian & friend at 5 m, turn right slowly.")
     assert second["decision"] == {"longitudinal": "speed adaptation", "lateral": "turn"}
     assert [c["location"] for c in second["critical_components"]] == ["6 m ahead", "left"]
     assert second["critical_components"][1] == {"class": "Vehicle", "type": "cyclist", "location": "left", "behavior": "rides beside us"}
-    assert second["provenance"]["annotation"]["review"] | {"at": ""} == {"by": "ann", "at": "", "changed": ["components", "decision", "trace"]}
-    assert "review" not in third["provenance"]["annotation"] and third["reasoning"]["text"].endswith("pedestrian in 5 m, stop.")
+    assert second["provenance"]["reasons"]["review"] | {"at": ""} == {"by": "ann", "at": "", "changed": ["components", "decision", "trace"]}
+    assert "review" not in third["provenance"]["reasons"] and third["reasoning"]["text"].endswith("pedestrian in 5 m, stop.")
     assert (tmp_path / "page.png").stat().st_size > 50_000
 
 
@@ -230,7 +228,7 @@ def test_hostile_text_stays_text(folder):
     records = [json.loads(line) for line in path.read_text().splitlines()]
     evil = "<img src=x onerror=\"document.title='owned'\">"
     records[0]["critical_components"][0]["type"] = records[0]["reasoning"]["text"] = records[0]["instruction"] = evil
-    records[0]["provenance"]["annotation"]["elements"][0]["type"] = evil
+    records[0]["provenance"]["reasons"]["elements"][0]["type"] = evil
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     server = review.server(Desk(folder), "<b>ann</b>", 0)
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -80,7 +80,7 @@ def with_motion(found: Iterable[Record]) -> dict[str, dict[str, int]]:
 
 def reviewed(found: Iterable[Record]) -> dict[str, Any]:
     """What people said: number reviewed, and the shares they left as they were, in all and part by part."""
-    reviews = [r["provenance"]["annotation"]["review"] for r in found if "review" in r.get("provenance", {}).get("annotation", {})]
+    reviews = [r["provenance"]["reasons"]["review"] for r in found if "review" in r.get("provenance", {}).get("reasons", {})]
     if not reviews:
         return {"samples": 0}
     kept = {part: _share(part not in review["changed"] for review in reviews) for part in PARTS}

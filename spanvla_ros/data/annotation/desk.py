@@ -36,7 +36,7 @@ class Desk:
     """Samples of a data set for review: all of them, or `count` spread over labels and families. Thread-safe.
 
     What a person changes is written into the data set at once; what stood there before is kept in the record's provenance
-    (`annotation.before`), with who reviewed it, when, and which parts were changed (`annotation.review`).
+    (`reasons.before`), with who reviewed it, when, and which parts were changed (`reasons.review`).
     """
 
     def __init__(self, folder: Path, count: int | None = None):
@@ -70,7 +70,7 @@ class Desk:
             record = self._dataset.record(index)
             truth = self._truth(index)
             areas = self._areas(record["map"])
-        note = record.get("provenance", {}).get("annotation", {})
+        note = record.get("provenance", {}).get("reasons", {})
         history = record["history"]
         pose = np.array(record["pose_odom"])
         dense = np.array(record.get("future_10hz") or record["future"], float)
@@ -92,7 +92,7 @@ class Desk:
                 camera: [round((f["stamp_ns"] - record["t0_ns"]) / NS_PER_S, 2) for f in frames] for camera, frames in record["images"].items()
             },
             "paths": {camera: _projected(view, pose, dense) for camera, view in truth.get("cameras", {}).items() if camera in record["images"]},
-            "by": " ".join(str(note[key]) for key in ("backend", "model") if key in note) or "recorded",
+            "by": record.get("provenance", {}).get("annotation", "who recorded it"),
             "elements": note.get("elements", []),
             "components": record["critical_components"],
             "trace": _trace(record),
@@ -149,7 +149,7 @@ class Desk:
 
 def _row(record: Mapping[str, Any]) -> dict[str, Any]:
     found = agreement.verdict(record).verdict.value
-    review = record.get("provenance", {}).get("annotation", {}).get("review")
+    review = record.get("provenance", {}).get("reasons", {}).get("review")
     return {**{key: record[key] for key in ("id", "label", "family", "split", "decision")}, "verdict": found, "review": review}
 
 
@@ -182,17 +182,12 @@ def _reviewed(record: Mapping[str, Any], said: Mapping[str, Any], by: str) -> di
     error = next(jsonschema.Draft202012Validator(schema).iter_errors({"critical_components": components, "decision": decision}), None)
     if error is not None:
         raise reply.ReplyError(f"{'/'.join(map(str, error.path))}: {error.message[:160]}")
-    if trace and not components:
-        raise reply.ReplyError("a trace needs at least one component that it speaks of")
-    if trace == _trace(record):
-        reasoning = record["reasoning"]
-    else:
-        if components:
+    reasoning = record["reasoning"]
+    if components and not trace or trace != _trace(record):
+        if components or trace:
             reply.check_trace(trace)
         reasoning = {"mode": "slow" if trace else "fast", "text": reasoning_text(trace or None)}
-    if components and reasoning["text"] == FAST_TEXT:
-        reply.check_trace(trace)
-    note = dict(record.get("provenance", {}).get("annotation", {}))
+    note = dict(record.get("provenance", {}).get("reasons", {}))
     before = note.get("before") or {name: record[name] for name in (*_PARTS, "reasoning")}
     after = {"critical_components": components, "decision": decision, "reasoning": reasoning}
     names = dict(zip((*_PARTS, "reasoning"), agreement.PARTS))
@@ -202,7 +197,7 @@ def _reviewed(record: Mapping[str, Any], said: Mapping[str, Any], by: str) -> di
         note["before"] = before
     else:
         note.pop("before", None)
-    return {**record, **after, "provenance": {**record.get("provenance", {}), "annotation": note}}
+    return {**record, **after, "provenance": {**record.get("provenance", {}), "reasons": note}}
 
 
 def _boxes(record: Mapping[str, Any], truth: Mapping[str, Any], pose: np.ndarray) -> list[list[Any]]:
@@ -228,6 +223,8 @@ def _near(areas: Sequence[tuple[str, np.ndarray]], pose: np.ndarray) -> list[lis
 
 def _projected(view: Mapping[str, Any], pose: np.ndarray, dense: np.ndarray) -> list[list[float]]:
     """The driven path in a picture, as shares of its width and height."""
+    if "hfov_rad" not in view:
+        return []  # not one of the simulator's
     camera = Camera(**view)
     poses = to_global(pose, dense)
     u, v, depth = camera.project(pose, np.column_stack([poses[:, :2], np.zeros(len(poses))]))

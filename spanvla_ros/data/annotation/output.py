@@ -50,13 +50,13 @@ def replace(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
 
 def annotated(record: Mapping[str, Any], annotation: Annotation, identity: Mapping[str, Any]) -> dict[str, Any]:
     """A record with new reasons; who gave them and what else was seen stands in its provenance."""
-    noted = {**identity, "elements": [dict(element) for element in annotation.elements]}
+    reasons = {**identity, "elements": [dict(element) for element in annotation.elements]}
     return {
         **record,
         "critical_components": annotation.components,
         "decision": dict(annotation.decision),
         "reasoning": annotation.reasoning,
-        "provenance": {**record.get("provenance", {}), "annotation": noted},
+        "provenance": {**record.get("provenance", {}), "annotation": identity.get("model", identity["backend"]), "reasons": reasons},
     }
 
 

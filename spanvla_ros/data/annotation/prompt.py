@@ -89,9 +89,10 @@ def _hints(record: Mapping[str, Any]) -> list[str]:
     steps = np.diff(np.concatenate([np.zeros((1, 2)), future[:, :2]]), axis=0)
     speeds = np.hypot(*steps.T) / FUTURE_INTERVAL_S
     x, y, yaw = future[-1]
+    each = speeds[1::2]  # every full second
     moved = (
-        f"it was at {', '.join(f'{v:.1f}' for v in speeds[1::2])} m/s after 1, 2, 3, 4, 5 s, and in the end {x:.0f} m ahead and "
-        f"{abs(y):.1f} m to the {'left' if y > 0 else 'right'}, turned by {abs(np.degrees(yaw)):.0f} deg "
+        f"it was at {', '.join(f'{v:.1f}' for v in each)} m/s after {', '.join(map(str, range(1, len(each) + 1)))} s, and in the end "
+        f"{x:.0f} m ahead and {abs(y):.1f} m to the {'left' if y > 0 else 'right'}, turned by {abs(np.degrees(yaw)):.0f} deg "
         f"({consistency.plan_intent(future, FUTURE_INTERVAL_S, speed)})."
     )
     if record["label"] == "neg":
