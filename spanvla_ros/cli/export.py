@@ -31,6 +31,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from spanvla_ros.engine import manifest as manifests
     from spanvla_ros.engine import parity
     from spanvla_ros.engine.export import export
     from spanvla_ros.model import checkpoint, tiny
@@ -46,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
         training = {"stages": [_record(path) for path in [*args.record, *([own] if own else [])]]}
     manifest = export(model, args.out, training, log=print)
     found = parity.check(args.out)
+    manifests.record_parity(args.out, "onnxruntime", found.to_dict())
     size = sum(entry.bytes for entry in manifest.files.values())
     print(
         f"parity with the checkpoint, largest difference over {found.prompts} prompts: features {found.features:.1e}, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import logging
 import shutil
@@ -19,10 +20,13 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from spanvla_ros.contracts import EngineError
+from spanvla_ros.engine import golden, parity, seal
+from spanvla_ros.engine.backends.torch import TorchBackend
 from spanvla_ros.engine.manifest import FileEntry, GraphEntry, Manifest, Port, fingerprint
 from spanvla_ros.model import checkpoint
 from spanvla_ros.model.graphs import Graph, graphs
 from spanvla_ros.model.spanvla import SpanVLA
+from spanvla_ros.planning.preprocess import preprocess
 
 OPSET = 20
 WEIGHTS = "weights.bin"
@@ -160,9 +164,13 @@ def export(model: SpanVLA, folder: Path | str, training: Mapping[str, Any] | Non
             training=dict(training or {}),
             versions={package: version(package) for package in ("torch", "transformers", "onnx", "onnxscript", "tokenizers")},
         )
+        prompts = (preprocess(o, model.spec, model.tokenizer) for o in parity.observations(model.spec, golden.COUNT))
+        golden.write(work, TorchBackend(work, manifest, model.tokenizer), prompts)
+        manifest = dataclasses.replace(manifest, files={**files, golden.NAME: fingerprint(work / golden.NAME)})
         manifest.write(work)
         folder.mkdir(exist_ok=True)
         # file by file, so that a model card beside them survives; the manifest last
         for path in sorted(work.iterdir(), key=lambda p: p.name == "manifest.json"):
             shutil.move(path, folder / path.name)
+        seal.write(folder)
     return manifest

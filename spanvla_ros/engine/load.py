@@ -8,6 +8,7 @@ from typing import Any
 
 from spanvla_ros.contracts import EngineError, ModelSpec
 from spanvla_ros.engine import manifest as manifests
+from spanvla_ros.engine import store
 from spanvla_ros.engine.backends.session import Session
 from spanvla_ros.planning import tokenizer as tokenizers
 from spanvla_ros.planning.planner import Planner
@@ -16,12 +17,13 @@ BACKENDS = ("onnxruntime", "torch")
 
 
 def load_backend(engine_dir: Path | str, backend: str = "auto", *, threads: int | None = None) -> tuple[ModelSpec, Any, Session]:
-    """Verify an engine folder and open it: (spec, tokenizer, backend).
+    """Verify an engine folder, its plans too, and open it: (spec, tokenizer, backend).
 
     backend: auto, onnxruntime or torch; threads: None chooses. Errors: EngineError names the file or the package at fault.
     """
     folder = Path(engine_dir)
     manifest = manifests.verify(folder)
+    store.verify(folder, manifest)
     tokenizer = tokenizers.load(folder / "tokenizer.json")
     found = manifest.files["tokenizer.json"].sha256
     if manifest.spec.tokenizer_sha256 != found:
