@@ -1,21 +1,28 @@
-"""Planner node, with RViz on demand.
+"""Planner node, with RViz on demand; or only the TensorRT plans of its engine, built on this machine.
 
 ros2 launch spanvla_ros planner.launch.py camera:=/camera/front/image/compressed odometry:=/localization/kinematic_state
+ros2 launch spanvla_ros planner.launch.py build_only:=true engine_dir:=/opt/engines/mine
 ros2 launch spanvla_ros planner.launch.py --show-args
 """
 
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
+import yaml
 from launch import LaunchContext, LaunchDescription
 from launch.action import Action
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction, SetEnvironmentVariable, Shutdown
 from launch.conditions import IfCondition
+from launch.events.process import ProcessExited
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
+
+from spanvla_ros.share import DEMO_ENGINE, share
 
 CONFIG = PathJoinSubstitution([FindPackageShare("spanvla_ros"), "config"])
 # Fast DDS renamed the variable
@@ -42,6 +49,7 @@ ARGUMENTS = (
         EnvironmentVariable(PROFILES, default_value=PathJoinSubstitution([CONFIG, "fastdds_shm.xml"])),
         "Fast DDS profile; the default has the large shared-memory segment that big images need, and needs 128 MB in /dev/shm",
     ),
+    ("build_only", "false", "true: no node; build the TensorRT plans of the engine for this machine (`spanvla build`), then exit"),
     ("rviz", "false", "open RViz on the plan"),
     ("log_level", "info", "debug, info, warn, error"),
 )
@@ -51,6 +59,8 @@ REMAPPED = {"image/front": "camera", "camera_info/front": "camera_info", "odomet
 
 def planner(context: LaunchContext) -> list[Action]:
     """The node; an argument that was left empty doesn't touch the value of the parameter file."""
+    if LaunchConfiguration("build_only").perform(context).lower() == "true":
+        return [ExecuteProcess(cmd=[sys.executable, "-m", "spanvla_ros.cli.main", "build", engine(context)], output="screen", on_exit=built)]
     given = {name: LaunchConfiguration(name) for name in OVERRIDES if LaunchConfiguration(name).perform(context)}
     return [
         LifecycleNode(
@@ -65,6 +75,23 @@ def planner(context: LaunchContext) -> list[Action]:
             ros_arguments=["--log-level", LaunchConfiguration("log_level")],
         )
     ]
+
+
+def engine(context: LaunchContext) -> str:
+    """Engine folder as the node would find it: argument, parameter file, demo."""
+    given = LaunchConfiguration("engine_dir").perform(context)
+    if not given:
+        blocks = yaml.safe_load(Path(LaunchConfiguration("params_file").perform(context)).read_text(encoding="utf-8")) or {}
+        values = [block["ros__parameters"].get("engine_dir") for block in blocks.values()]
+        given = next((value for value in reversed(values) if value), "")
+    return str(Path(given).expanduser()) if given else str(share(DEMO_ENGINE))
+
+
+def built(event: ProcessExited, context: LaunchContext) -> list[Action]:
+    """End of the build; an exception is what makes `ros2 launch` itself end with an error."""
+    if event.returncode:
+        raise RuntimeError(f"spanvla build ended with exit code {event.returncode}")
+    return [Shutdown(reason="the plans are built")]
 
 
 def generate_launch_description() -> LaunchDescription:

@@ -28,8 +28,12 @@ def load(monkeypatch):
     names = {
         "launch": ("LaunchContext", "LaunchDescription"),
         "launch.action": ("Action",),
-        "launch.actions": ("DeclareLaunchArgument", "IncludeLaunchDescription", "OpaqueFunction", "SetEnvironmentVariable"),
+        "launch.actions": (
+            *("DeclareLaunchArgument", "ExecuteProcess", "IncludeLaunchDescription", "OpaqueFunction", "SetEnvironmentVariable", "Shutdown"),
+        ),
         "launch.conditions": ("IfCondition",),
+        "launch.events": (),
+        "launch.events.process": ("ProcessExited",),
         "launch.launch_description_sources": ("PythonLaunchDescriptionSource",),
         "launch.substitutions": ("EnvironmentVariable", "LaunchConfiguration", "PathJoinSubstitution"),
         "launch_ros": (),
@@ -111,3 +115,22 @@ def test_the_ego_carries_the_camera_of_the_training():
     assert (camera["image_size_x"], camera["image_size_y"], camera["fov"]) == (rig["width"], rig["height"], rig["hfov_deg"])
     assert camera["spawn_point"] == {"x": rig["x_m"], "y": rig["y_m"], "z": rig["z_m"], "roll": 0.0, "pitch": rig["pitch_deg"], "yaw": rig["yaw_deg"]}
     assert sensors["odometry"]["type"] == "sensor.pseudo.odom"
+
+
+def test_build_only_builds_the_engine_of_the_parameter_file_and_starts_no_node(load, tmp_path):
+    launch = load("planner.launch.py")
+    values = {name: default for name, default, _ in launch.ARGUMENTS}
+    values |= {"build_only": "True", "params_file": str(CONFIG / "planner.param.yaml")}
+    for given, file_says, built in (("", "", LAUNCH.parent / "engines" / "demo"), ("", "/opt/e", "/opt/e"), ("/opt/f", "/opt/e", "/opt/f")):
+        if file_says:
+            (tmp_path / "p.yaml").write_text(f"/**:\n  ros__parameters:\n    engine_dir: {file_says}\n")
+            values["params_file"] = str(tmp_path / "p.yaml")
+        (action,) = launch.planner(values | {"engine_dir": given})
+        assert type(action).__name__ == "ExecuteProcess"
+        assert action.options["cmd"][1:] == ["-m", "spanvla_ros.cli.main", "build", str(built)]
+    end = action.options["on_exit"]
+    assert type(end(types.SimpleNamespace(returncode=0), None)[0]).__name__ == "Shutdown"
+    with pytest.raises(RuntimeError, match="exit code 2"):
+        end(types.SimpleNamespace(returncode=2), None)
+    (node,) = launch.planner(values | {"build_only": "false"})
+    assert type(node).__name__ == "LifecycleNode"

@@ -15,8 +15,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "build",
         help=__doc__,
-        description="Plans that fit this machine are kept, damaged ones and those of an earlier export are removed. At the end all of them run on the "
-        "folder's goldens; only then may a car load them. See engines/README.md.",
+        description="Plans that fit this machine are kept; damaged ones and those of an earlier export are removed. At the end all of them "
+        "run on the folder's goldens; only then may a car load them. See engines/README.md.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

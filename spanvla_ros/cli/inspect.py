@@ -90,8 +90,7 @@ def _plans(folder: Path) -> Iterator[str]:
 
     root = folder / store.FOLDER
     paths = sorted(root.iterdir()) if root.is_dir() else []
-    if not paths:
-        yield "none"
+    yield f"on this machine: {store.absent(folder) or 'a GPU with TensorRT'}"
     for path in paths:
         try:
             entry = store.read(path)

@@ -44,7 +44,8 @@ def run(args: argparse.Namespace) -> int:
         manifests.check_files(folder, manifests.read(folder))
         seal.write(folder)
     manifest = manifests.verify(folder)
-    print(f"{'files':12} ok   {len(manifest.files)} as in manifest.json, all of the folder as in {seal.NAME}; engine {manifest.sha256[:16]}", flush=True)
+    count = len(manifest.files)
+    print(f"{'files':12} ok   {count} as in manifest.json, these and the rest as in {seal.NAME}; engine {manifest.sha256[:16]}", flush=True)
     print(f"{'plans':12} ok   {_plans(folder, manifest)}", flush=True)
     wrong, ran = [], 0
     for name in BACKENDS:

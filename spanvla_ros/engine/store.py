@@ -107,6 +107,17 @@ def machine() -> Machine:
     )
 
 
+def absent(folder: Path) -> str | None:
+    """Why this machine can't run plans of a folder, or that there are none; None where any fault of theirs is an error."""
+    if not any((folder / FOLDER).glob(f"*/{RECORD}")):
+        return f"{folder} holds no plans; {AGAIN}"
+    try:
+        machine()
+    except (EngineError, ImportError) as error:
+        return str(error)
+    return None
+
+
 def _loaded_library(name: str) -> str:
     """SHA-256 of a shared library of this process, empty where it isn't one."""
     lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines() if Path("/proc/self/maps").exists() else []
@@ -239,9 +250,10 @@ def plans(folder: Path, manifest: Manifest, *, proven: bool = True) -> Callable[
     found = {graph: find(folder, manifest, graph, here) for graph in GRAPHS}
     hashes = {graph: entry.plan.sha256 for graph, entry in found.items()}
     for graph, entry in found.items():
-        where = place(folder, entry.key.sha256)
-        if proven and entry.parity.get("plans") != hashes:
-            raise EngineError(f"{where} is not covered by a parity report: that has {entry.parity.get('plans', 'no plans')}, here are {hashes}; {AGAIN}")
+        covered = entry.parity.get("plans", "no plans")
+        if proven and covered != hashes:
+            where = place(folder, entry.key.sha256)
+            raise EngineError(f"{where} is not covered by a parity report: that has {covered}, here are {hashes}; {AGAIN}")
     return lambda graph: (place(folder, found[graph].key.sha256) / PLAN).read_bytes()
 
 
