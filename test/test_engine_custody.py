@@ -327,6 +327,24 @@ def test_a_crash_in_the_build_leaves_nothing_behind(engine, builder, monkeypatch
     assert list((engine / "plans").iterdir()) == []
 
 
+def test_plans_of_a_made_up_tensorrt_from_build_to_load(engine, monkeypatch, capsys):
+    fake_cuda, fake_tensorrt = pytest.importorskip("fake_cuda"), pytest.importorskip("fake_tensorrt")
+    from spanvla_ros.engine import gpu
+
+    chip = fake_cuda.FakeGpu()
+    monkeypatch.setattr(gpu, "_library", lambda: fake_cuda.library(chip, 0))
+    for name, module in {**fake_cuda.cuda_python(chip), "tensorrt": fake_tensorrt.module("10.15", chip)}.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setitem(sys.modules, "pycuda", None)
+    assert main(["build", str(engine)]) == 0
+    *_, session = load.load_backend(engine, "tensorrt")
+    assert golden.check(engine, session).ok
+    session.close()
+    monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt.module("10.13", chip))
+    with pytest.raises(EngineError, match="tensorrt '10.15.1.29', here '10.13.3.9'"):
+        load.load_backend(engine, "tensorrt")
+
+
 def test_no_plan_at_all(engine, builder):
     with pytest.raises(EngineError, match="holds no plan of graph vision for NVIDIA H200 and TensorRT 10.13.3.9; run `spanvla build`"):
         store.plans(engine, manifest.read(engine))
@@ -400,7 +418,7 @@ def test_parity_is_recorded_without_another_engine_hash(tmp_path):
 def test_the_machine_is_asked_by_driver_and_tensorrt(monkeypatch):
     modules = {
         "build": {"tensorrt": lambda: types.SimpleNamespace(__version__="10.3.0")},
-        "device": {"gpu": lambda: types.SimpleNamespace(name="Orin", sm="87", driver="12.6")},
+        "gpu": {"gpu": lambda: types.SimpleNamespace(name="Orin", sm="87", driver="12.6")},
     }
     for name, members in modules.items():
         stand_in = types.ModuleType(name)

@@ -49,6 +49,10 @@ def run(args: argparse.Namespace) -> int:
     print(f"{'plans':12} ok   {_plans(folder, manifest)}", flush=True)
     wrong, ran = [], 0
     for name in BACKENDS:
+        reason = _absent(folder, name)
+        if reason:
+            print(f"{name:12} --   not here: {reason}", flush=True)
+            continue
         try:
             print(f"{name:12} ok   {_backend(folder, manifest, name)}", flush=True)
             ran += 1
@@ -60,6 +64,20 @@ def run(args: argparse.Namespace) -> int:
     if wrong or not ran:
         raise EngineError(f"{folder}: {', '.join(wrong)} is off" if wrong else f"{folder}: no backend is here to run it; pip install onnxruntime")
     return 0
+
+
+def _absent(folder: Path, name: str) -> str | None:
+    """Why a backend that needs a GPU can't run here; whatever is wrong with one that can is an error."""
+    from spanvla_ros.engine import store
+
+    if name == "torch-cuda":
+        from spanvla_ros.engine.gpu import gpu
+
+        try:
+            gpu()
+        except EngineError as error:
+            return str(error)
+    return store.absent(folder) if name == "tensorrt" else None
 
 
 def _plans(folder: Path, manifest: Manifest) -> str:

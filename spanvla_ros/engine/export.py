@@ -172,5 +172,6 @@ def export(model: SpanVLA, folder: Path | str, training: Mapping[str, Any] | Non
         # file by file, so that a model card beside them survives; the manifest last
         for path in sorted(work.iterdir(), key=lambda p: p.name == "manifest.json"):
             shutil.move(path, folder / path.name)
+        # with what was there before
         seal.write(folder)
     return manifest

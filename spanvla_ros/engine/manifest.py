@@ -84,8 +84,9 @@ class Manifest:
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
     def write(self, folder: Path) -> None:
-        """Write manifest.json; the folder must be sealed anew after it."""
+        """Write manifest.json and seal the folder."""
         seal.replace(folder / NAME, (json.dumps(self.to_dict(), indent=1) + "\n").encode())
+        seal.write(folder)
 
 
 def _default(field_: dataclasses.Field) -> Any:
@@ -168,9 +169,8 @@ def check_files(folder: Path, manifest: Manifest) -> dict[str, str]:
 
 
 def record_parity(folder: Path, backend: str, report: Mapping[str, Any]) -> Manifest:
-    """Note in the manifest how closely a back-end computes what the checkpoint does, and seal the folder."""
+    """Note in the manifest how closely a back-end computes what the checkpoint does."""
     manifest = read(folder)
     manifest = dataclasses.replace(manifest, parity={**manifest.parity, backend: dict(report)})
     manifest.write(folder)
-    seal.write(folder)
     return manifest

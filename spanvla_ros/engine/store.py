@@ -94,7 +94,7 @@ class Entry:
 def machine() -> Machine:
     """The machine that this runs on. Errors: EngineError without driver, GPU or TensorRT."""
     from spanvla_ros.engine.build import tensorrt
-    from spanvla_ros.engine.device import gpu
+    from spanvla_ros.engine.gpu import gpu
 
     trt, found = tensorrt(), gpu()
     return Machine(
