@@ -17,11 +17,11 @@ pytest.importorskip("onnxruntime")
 
 from spanvla_ros.cli.main import main  # noqa: E402
 from spanvla_ros.contracts import EngineError  # noqa: E402
-from spanvla_ros.engine import golden, load, manifest, seal, store  # noqa: E402
+from spanvla_ros.engine import golden, key, load, manifest, seal, store  # noqa: E402
 from spanvla_ros.engine.backends.onnxruntime import OnnxRuntimeBackend  # noqa: E402
 
 DEMO = Path(__file__).parent.parent / "engines" / "demo"
-MACHINE = store.Machine(gpu="NVIDIA H200", sm="90", tensorrt="10.13.3.9", cuda="13", system="Linux x86_64", plugins="ab" * 32)
+MACHINE = key.Machine(gpu="NVIDIA H200", sm="90", tensorrt="10.13.3.9", cuda="13", system="Linux x86_64", plugins="ab" * 32)
 ORIN = dataclasses.replace(MACHINE, gpu="Orin", sm="87", system="Linux aarch64")
 CODE = bytes(range(256)) * 8
 FILES = sorted(p.name for p in DEMO.iterdir() if p.is_file())
@@ -424,6 +424,6 @@ def test_the_machine_is_asked_by_driver_and_tensorrt(monkeypatch):
         stand_in = types.ModuleType(name)
         vars(stand_in).update(members)
         monkeypatch.setitem(sys.modules, f"spanvla_ros.engine.{name}", stand_in)
-    found = store.machine()
+    found = key.machine()
     assert (found.gpu, found.sm, found.tensorrt, found.cuda, found.plugins) == ("Orin", "87", "10.3.0", "12", "")
-    assert len(store._loaded_library("libc.so") or store._loaded_library("libc-")) == 64
+    assert len(key._loaded_library("libc.so") or key._loaded_library("libc-")) == 64
