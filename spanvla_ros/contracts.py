@@ -151,7 +151,8 @@ class Plan:
     """What the model says for one observation, before supervisor and blending.
 
     waypoints_base (T, 3): poses in base_link at t0, one per `ModelSpec.waypoint_interval_s`, the first at one interval
-    after t0; pose_odom (3,) and speed_mps: measured at t0; timings_ms: stage -> duration.
+    after t0; pose_odom (3,) and speed_mps: measured at t0; timings_ms: stage -> duration. budget_tokens: the most that the text
+    could have; cut_tokens: how many it has where the deadline ended it, else None.
     """
 
     t0_ns: int
@@ -164,6 +165,8 @@ class Plan:
     seed: int
     engine_hash: str
     timings_ms: Mapping[str, float] = field(default_factory=dict)
+    budget_tokens: int | None = None
+    cut_tokens: int | None = None
 
     def __post_init__(self):
         shape = self.waypoints_base.shape

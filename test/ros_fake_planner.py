@@ -35,7 +35,7 @@ class FakeBackend:
         pass
 
 
-def load(engine_dir, backend):
+def load(values):
     texts = ["system user assistant turn left go straight right follow the road ; acceleration speed path 0 1 2 3 4 5 . -", FAST_TEXT]
     tokenizer = tokens.train(texts * 20, 400)
     return Planner(demo_spec(prompt_tokens=256), tokenizer, FakeBackend(tokenizer.encode(answer(FAST_TEXT)).ids), "fake")

@@ -24,7 +24,7 @@ class Stub:
     def __init__(self):
         self.observations = []
 
-    def plan(self, observation):
+    def plan(self, observation, max_tokens=None):
         self.observations.append(observation)
         speed = float(observation.history.speeds_mps[-1])
         return Plan(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = """example:
   spanvla bag drive/ --camera front=/sensing/camera/front/image/compressed --odometry /localization/odometry --out out
+  spanvla bag drive/ ... --plan-info /spanvla_planner/output/plan_info --out again
 
 OUT/summary.json  plans, average displacement error beside constant velocity, latency, what was skipped and why
 OUT/plans.jsonl   one line per plan: raw waypoints in base_link at t0, reasoning, stamps
@@ -43,6 +44,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--command", dest="instruction", default=Command.UNKNOWN.value, choices=[c.value for c in Command], help="route instruction for the whole bag"
     )
     parser.add_argument("--engine", type=Path, help="engine folder (default: the demo engine)")
+    parser.add_argument(
+        "--plan-info", metavar="TOPIC", help="recorded plan_info of the planner: repeat its budgets, and the cuts that its deadline made"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
 
 
@@ -55,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     cameras = camera_topics(args.camera)
     with Bag(args.bag) as bag:
+        budgets = recorded_budgets(bag, args.plan_info) if args.plan_info else {}
         planner = load_planner(args.engine or share(DEMO_ENGINE))
         try:
             replay = Replay(bag, planner.spec, cameras, args.odometry, Command(args.instruction))
@@ -63,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
             with open(args.out / "plans.jsonl", "w", encoding="utf-8") as file:
                 for observation in replay.observations():
                     try:
-                        plan = planner.plan(observation)
+                        plan = planner.plan(observation, max_tokens=budgets.get(observation.t0_ns))
                     except InputError as error:
                         replay.skip("PLAN_INVALID", error)
                         continue
@@ -104,6 +109,14 @@ def camera_topics(pairs: Sequence[str]) -> dict[str, str]:
     return topics
 
 
+def recorded_budgets(bag: Bag, topic: str) -> dict[int, int]:
+    """t0 in ns -> most tokens of the text, of every plan that a plan_info topic tells of."""
+    from spanvla_ros.planning import messages
+
+    bag.require(topic, ("std_msgs/msg/String",), "plan_info")
+    return dict(found for _, message in bag.messages([topic]) if (found := messages.recorded_budget(message)))
+
+
 def record(observation: Observation, plan: Plan) -> dict[str, Any]:
     """One line of plans.jsonl. Floats keep every digit: equal lines are equal plans."""
     return {
@@ -118,6 +131,8 @@ def record(observation: Observation, plan: Plan) -> dict[str, Any]:
         "waypoints_base": plan.waypoints_base.tolist(),
         "reasoning": plan.reasoning,
         "tokens": plan.tokens,
+        "budget_tokens": plan.budget_tokens,
+        "cut_tokens": plan.cut_tokens,
         "seed": plan.seed,
         "engine_hash": plan.engine_hash,
         "timings_ms": dict(plan.timings_ms),

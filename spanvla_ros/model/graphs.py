@@ -36,7 +36,7 @@ def _paired(tensors: tuple[Tensor, ...]) -> KV:
 
 
 class VisionGraph(nn.Module):
-    """patches (G, N, 1176) -> feat (Nv, H)."""
+    """patches (C, N, 1176), one frame pair of every camera -> feat (C * N / merge^2, H)."""
 
     def __init__(self, model: SpanVLA):
         super().__init__()
@@ -93,7 +93,8 @@ def graphs(model: SpanVLA) -> dict[str, Graph]:
             module=VisionGraph(model),
             inputs=("patches",),
             outputs=("feat",),
-            examples=(torch.zeros(spec.groups, patches, 3 * spec.temporal_patch * spec.patch**2),),
+            # one frame pair of every camera: older pairs were encoded when they were new
+            examples=(torch.zeros(len(spec.cameras), patches, 3 * spec.temporal_patch * spec.patch**2),),
         ),
         "prefill": Graph(
             module=PrefillGraph(model),

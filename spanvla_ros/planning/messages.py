@@ -5,6 +5,7 @@ Every function raises InputError with the offending value; nothing here imports 
 
 from __future__ import annotations
 
+import json
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,6 +92,19 @@ def path(message: Any) -> np.ndarray:
     if keep.sum() < 2:
         raise InputError(f"all {len(points)} points of the route coincide")
     return points[keep]
+
+
+def recorded_budget(message: Any) -> tuple[int, int] | None:
+    """std_msgs/String of plan_info -> (t0 in ns, most tokens of its text) of a plan: where the deadline cut the text, that number,
+    else the budget. None for messages that tell of no plan."""
+    try:
+        info = json.loads(message.data)
+        if info["event"] != "plan":
+            return None
+        tokens = info["budget_tokens"] if info["cut_tokens"] is None else info["cut_tokens"]
+        return int(info["t0_ns"]), int(tokens)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"plan_info {str(message.data)[:60]!r} can't be replayed: {type(error).__name__} {error}") from None
 
 
 def route_command(points: np.ndarray, pose_odom: np.ndarray, horizon_m: float = 30.0) -> tuple[Command, float]:

@@ -23,6 +23,7 @@ class Baseline:
     """A baseline as the planner node wants its planner: with a ModelSpec that says which messages it needs."""
 
     engine_hash = ""
+    backend_name, passed_over, max_reasoning_tokens = "none", (), 0
 
     def __init__(self, name: str):
         self._planner = SIMPLE_PLANNERS[name]()
@@ -45,7 +46,7 @@ class Baseline:
             action_scale=((1.0, 1.0, 1.0),),
         )
 
-    def plan(self, observation: Observation) -> Plan:
+    def plan(self, observation: Observation, *, deadline_s: float | None = None) -> Plan:
         began = time.perf_counter()
         plan = self._planner.plan(observation)
         return dataclasses.replace(plan, timings_ms={"total": 1e3 * (time.perf_counter() - began)})
@@ -56,7 +57,7 @@ class Baseline:
 
 def main(name: str) -> int:
     """Run the node of a baseline until a signal."""
-    return spin(lambda: PlannerNode(lambda engine_dir, backend: Baseline(name)))
+    return spin(lambda: PlannerNode(lambda values: Baseline(name)))
 
 
 if __name__ == "__main__":

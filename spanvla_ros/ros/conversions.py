@@ -150,16 +150,19 @@ def camera_info(head: Header, camera: Any) -> CameraInfo:
 
 
 def plan_dict(plan: Plan) -> dict[str, Any]:
-    """JSON-ready: what the model said, before supervisor and blending. Floats keep every digit."""
+    """JSON-ready: what the model said, before supervisor and blending. Floats keep every digit. A text that the deadline cut is left
+    out: half a sentence is for the markers alone."""
     return {
         "plan_id": plan.plan_id,
         "t0_ns": plan.t0_ns,
-        "reasoning": plan.reasoning,
+        "reasoning": plan.reasoning if plan.cut_tokens is None else "",
         "waypoints_base": plan.waypoints_base.tolist(),
         "waypoint_interval_s": plan.waypoint_interval_s,
         "pose_odom": plan.pose_odom.tolist(),
         "speed_mps": plan.speed_mps,
         "tokens": plan.tokens,
+        "budget_tokens": plan.budget_tokens,
+        "cut_tokens": plan.cut_tokens,
         "seed": plan.seed,
         "engine_hash": plan.engine_hash,
         "timings_ms": {stage: round(value, 3) for stage, value in plan.timings_ms.items()},

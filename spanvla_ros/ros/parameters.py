@@ -11,6 +11,7 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 
 from spanvla_ros.contracts import ConfigError
+from spanvla_ros.engine.load import BACKENDS
 from spanvla_ros.planning import supervisor, validity
 from spanvla_ros.planning.inputs import InputLimits
 from spanvla_ros.ros import topics
@@ -97,7 +98,15 @@ VALIDITY_ROWS = {
 PLANNER = (
     Parameter(name="autostart", default=True, text="configure and activate without being told to"),
     Parameter(name="engine_dir", default="", text="engine folder; empty = engines/demo of this package"),
-    Parameter(name="backend", default="auto", text="how the engine is run", choices=("auto", "onnxruntime", "torch")),
+    Parameter(name="backend", default="auto", text="how the engine is run; auto = the first that this machine can run", choices=("auto", *BACKENDS)),
+    Parameter(name="allow_fallback", default=False, text="where the backend fails to load, take the next one and say so in diagnostics"),
+    Parameter(
+        name="max_reasoning_tokens",
+        default=-1,
+        text="most tokens of a reasoning; -1 = what the model has room for; `spanvla bench plan` proposes a number",
+        low=-1,
+        high=1024,
+    ),
     Parameter(name="anchor_camera", default="", text="camera whose newest image starts a plan; empty = first camera of the model"),
     Parameter(name="image_transport", default="compressed", text="CompressedImage or Image", choices=("compressed", "raw")),
     Parameter(name="base_frame", default="base_link", text="child frame of the odometry, at the rear axle"),

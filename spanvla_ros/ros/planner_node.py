@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +26,26 @@ DIAGNOSTICS_S = 1.0
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
-def load_planner(engine_dir: str, backend: str) -> Planner:
-    """The planner of an engine folder, empty = the demo engine; the engine room is imported only when a node is configured."""
+def load_planner(values: Mapping[str, Any]) -> Planner:
+    """The planner of parameter engine_dir, empty = the demo engine; the engine room is imported only when a node is configured."""
     from spanvla_ros.engine.load import load_planner as load
 
-    return load(Path(engine_dir).expanduser() if engine_dir else share(DEMO_ENGINE), backend=backend)
+    budget = values["max_reasoning_tokens"]
+    return load(
+        Path(values["engine_dir"]).expanduser() if values["engine_dir"] else share(DEMO_ENGINE),
+        backend=values["backend"],
+        allow_fallback=values["allow_fallback"],
+        max_reasoning_tokens=None if budget < 0 else budget,
+    )
 
 
 class PlannerNode(LifecycleNode):
     """The life cycle; a `Session` is what exists while configured. Parameters: config/planner.param.yaml.
 
-    `load` makes the Planner from parameters engine_dir and backend: the seam at which tests put a fake Backend.
+    `load` makes the Planner from the parameters: the seam at which tests put a fake Backend.
     """
 
-    def __init__(self, load: Callable[[str, str], Planner] = load_planner, **kwargs: Any):
+    def __init__(self, load: Callable[[Mapping[str, Any]], Planner] = load_planner, **kwargs: Any):
         super().__init__("spanvla_planner", automatically_declare_parameters_from_overrides=True, **kwargs)
         self._load = load
         self._session: Session | None = None
@@ -78,7 +84,7 @@ class PlannerNode(LifecycleNode):
     def _configure(self) -> None:
         values = parameters.read(self, parameters.PLANNER)
         started_s = time.monotonic()
-        planner = self._load(values["engine_dir"], values["backend"])
+        planner = self._load(values)
         try:
             warm = warm_up(planner)
             self._session = Session(self, planner, values)
@@ -86,9 +92,10 @@ class PlannerNode(LifecycleNode):
             planner.close()
             raise
         engine_dir, took_ms = values["engine_dir"] or DEMO_ENGINE, 1e3 * (time.monotonic() - started_s)
-        self._session.report.engine(engine_dir, planner.engine_hash, took_ms, warm)
+        self._session.report.engine(engine_dir, planner, took_ms, warm)
         cameras = ", ".join(planner.spec.cameras)
-        self.get_logger().info(f"engine {engine_dir} of model {planner.spec.name} ready after {took_ms:.0f} ms, cameras {cameras}")
+        name = f"engine {engine_dir} of model {planner.spec.name} on {planner.backend_name}"
+        self.get_logger().info(f"{name} ready after {took_ms:.0f} ms, cameras {cameras}")
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start planning."""

@@ -9,6 +9,7 @@ import numpy as np
 from rclpy.node import Node
 
 from spanvla_ros.contracts import NS_PER_S, ModelSpec, Plan, Trajectory
+from spanvla_ros.planning.planner import Planner
 from spanvla_ros.planning.supervisor import Limits, Output, Reason, State
 from spanvla_ros.ros import conversions
 from spanvla_ros.ros.diagnostics import ERROR, OK, WARN
@@ -26,7 +27,7 @@ class Report:
     def __init__(self, node: Node, spec: ModelSpec, limits: Limits, max_skew_s: float):
         self._node, self._diagnostics, self._max_skew_s = node, node.diagnostics, max_skew_s
         self._spec, self._limits = spec, limits
-        self.plans = self.rejections = 0
+        self.plans = self.rejections = self.cuts = 0
         self.reset()
 
     def reset(self) -> None:
@@ -35,10 +36,17 @@ class Report:
         self._plan: dict[str, Any] = {}
         self._trajectory: Trajectory | None = None
 
-    def engine(self, engine_dir: str, engine_hash: str, took_ms: float, warm: Plan) -> None:
-        values = {"engine_dir": engine_dir, "engine_hash": engine_hash, "cameras": ", ".join(self._spec.cameras), "load_ms": took_ms}
+    def engine(self, engine_dir: str, planner: Planner, took_ms: float, warm: Plan) -> None:
+        """What runs, and which back-ends should have run instead."""
+        values = {"engine_dir": engine_dir, "engine_hash": planner.engine_hash, "cameras": ", ".join(self._spec.cameras), "load_ms": took_ms}
+        values |= {"backend": planner.backend_name, "max_reasoning_tokens": planner.max_reasoning_tokens}
         values |= {f"warm_{stage}_ms": value for stage, value in warm.timings_ms.items()}
-        self._diagnostics.set("model", OK, f"model {self._spec.name} loaded", values)
+        if planner.passed_over:
+            line = f"model {self._spec.name} runs on the fallback {planner.backend_name}: {'; '.join(planner.passed_over)}"
+            self._node.get_logger().warning(line)
+            self._diagnostics.set("model", WARN, line, values)
+        else:
+            self._diagnostics.set("model", OK, f"model {self._spec.name} loaded", values)
         for task in ("inputs", "latency", "plan", "consistency"):
             self._diagnostics.set(task, OK, "no plan yet")
 
@@ -52,17 +60,19 @@ class Report:
     def planned(self, found: Attempt, misses: int, now_ns: int) -> None:
         plan, observation = found.plan, found.observation
         self.plans += 1
+        self.cuts += plan.cut_tokens is not None
         self.reasoning, self.detail = plan.reasoning, ""
         self._bad.clear()
         latency_ms = (now_ns - plan.t0_ns) / 1e6
         self._plan = conversions.plan_dict(plan) | {
-            "revision": 1,
+            "revision": 1 if plan.cut_tokens is None else 0,
             "image_ages_s": {camera: list(ages) for camera, ages in observation.image_ages_s.items()},
             "skew_s": observation.skew_s,
             "command": observation.command.value,
             "capture_to_plan_ms": round(latency_ms, 3),
         }
         values = {f"{stage}_ms": value for stage, value in plan.timings_ms.items()} | {"capture_to_plan_ms": latency_ms, "deadline_misses": misses}
+        values |= {"tokens": plan.tokens, "cut_texts": self.cuts}
         late = plan.timings_ms.get("total", 0.0) > 1e3 * self._limits.deadline_s
         self._diagnostics.set("latency", WARN if late else OK, "over the deadline" if late else "in time", values)
         self._consistency(found.trajectory)

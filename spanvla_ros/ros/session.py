@@ -68,7 +68,8 @@ class Session:
         """Begin to plan."""
         limits = parameters.limits(validity.Limits, self._values, "limits.")
         with self._lock:
-            self._thread = PlanningThread(self._planner, self._buffer, limits, self._navigation.command, self._on_attempt)
+            deadline_s = None if self._values["lockstep"] else self._limits.deadline_s
+            self._thread = PlanningThread(self._planner, self._buffer, limits, self._navigation.command, self._on_attempt, deadline_s)
 
     def stop(self) -> None:
         """End planning and publishing and forget the plan."""
@@ -132,7 +133,7 @@ class Session:
                 self._thread.input()
             elif self._rig.refused:
                 self._fail(stamp_ns, Reason.RIG_MISMATCH, self._rig.refused)
-            elif self._thread.image(stamp_ns):
+            elif self._thread.image(stamp_ns, arrived_s):
                 self._supervisor.begin(arrived_s)
 
     def _on_odometry(self, message: Odometry) -> None:
@@ -183,7 +184,8 @@ class Session:
             output = self._supervisor.accept(found.trajectory, time.monotonic())
             self.report.planned(found, self._supervisor.deadline_misses, self._node.get_clock().now().nanoseconds)
             self._outputs.heartbeat(output, self._frame, found.plan.reasoning)
-            self._outputs.reasoning(found.plan.reasoning)
+            if found.plan.cut_tokens is None:  # half a sentence is for the eye alone
+                self._outputs.reasoning(found.plan.reasoning)
             self._outputs.plan_info(self.report.info("plan", output, found.anchor_ns, ""))
 
     def _fail(self, anchor_ns: int, reason: Reason, detail: str) -> None:

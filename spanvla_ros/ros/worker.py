@@ -28,8 +28,10 @@ class Attempt:
     trajectory: Trajectory | None = None
 
 
-def attempt(planner: Planner, buffer: InputBuffer, anchor_ns: int, command: Command, limits: Limits) -> Attempt:
-    """One plan. NotReady passes through: it may be mended by the next message. Every other failure becomes a reason."""
+def attempt(
+    planner: Planner, buffer: InputBuffer, anchor_ns: int, command: Command, limits: Limits, deadline_s: float | None = None
+) -> Attempt:
+    """One plan; deadline_s as `Planner.plan`. NotReady passes through: it may be mended by the next message. Every other failure becomes a reason."""
     try:
         observation = buffer.observe(anchor_ns, command)
     except NotReady:
@@ -37,7 +39,7 @@ def attempt(planner: Planner, buffer: InputBuffer, anchor_ns: int, command: Comm
     except InputError as error:
         return Attempt(anchor_ns=anchor_ns, reason=Reason.IMAGE_INVALID, detail=str(error))
     try:
-        plan = planner.plan(observation)
+        plan = planner.plan(observation, deadline_s=deadline_s)
     except InputError as error:
         return Attempt(anchor_ns=anchor_ns, reason=Reason.PLAN_INVALID, detail=str(error), observation=observation)
     except Exception as error:  # noqa: BLE001 - whatever a backend raises, the car must go on along its last plan
@@ -66,7 +68,8 @@ class PlanningThread:
     """Waits for anchor images, plans for the newest one and reports every Attempt from its own thread.
 
     An observation may need odometry at or after t0, or another camera's frame: it is tried again when input arrives, until
-    a newer anchor replaces it.
+    a newer anchor replaces it. deadline_s: time from the arrival of an anchor image to its plan, for which the text is cut; None:
+    it is never cut, as in lock-step.
     """
 
     def __init__(
@@ -76,26 +79,30 @@ class PlanningThread:
         limits: Limits,
         command: Callable[[], Command],
         report: Callable[[Attempt], None],
+        deadline_s: float | None = None,
     ):
         self._planner, self._buffer, self._limits = planner, buffer, limits
-        self._command, self._report = command, report
+        self._command, self._report, self._deadline_s = command, report, deadline_s
         # with one camera no later image can mend a missing frame
         self._mendable = {"ODOMETRY_BEHIND", "ODOMETRY_MISSING"} | ({"IMAGE_MISSING"} if len(planner.spec.cameras) > 1 else set())
         self._condition = threading.Condition()
         self._pending_ns: int | None = None
         self._newest_ns: int | None = None
+        self._due_s: float | None = None
         self._retry = False
         self._epoch = 0
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="planning", daemon=True)
         self._thread.start()
 
-    def image(self, stamp_ns: int) -> bool:
-        """An anchor image arrived; an older one that still waits is dropped. False when it is not newer than the last."""
+    def image(self, stamp_ns: int, arrived_s: float) -> bool:
+        """An anchor image arrived, at steady time arrived_s; an older one that still waits is dropped. False when it is not newer
+        than the last."""
         with self._condition:
             if self._newest_ns is not None and stamp_ns <= self._newest_ns:
                 return False
             self._pending_ns = self._newest_ns = stamp_ns
+            self._due_s = None if self._deadline_s is None else arrived_s + self._deadline_s
             self._retry = True
             self._condition.notify()
             return True
@@ -126,9 +133,9 @@ class PlanningThread:
                 self._condition.wait_for(lambda: self._stopping or (self._pending_ns is not None and self._retry))
                 if self._stopping:
                     return
-                anchor_ns, epoch, self._retry = self._pending_ns, self._epoch, False
+                anchor_ns, due_s, epoch, self._retry = self._pending_ns, self._due_s, self._epoch, False
             try:
-                found = attempt(self._planner, self._buffer, anchor_ns, self._command(), self._limits)
+                found = attempt(self._planner, self._buffer, anchor_ns, self._command(), self._limits, due_s)
             except NotReady as error:
                 if error.code in self._mendable:
                     continue

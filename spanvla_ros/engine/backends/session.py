@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from typing import ClassVar
 
 import numpy as np
 
 from spanvla_ros.contracts import EngineError, ModelSpec
+from spanvla_ros.engine.features import PairCache
 
 
 class Session(ABC):
@@ -16,10 +18,18 @@ class Session(ABC):
     The answer begins at slot `prompt_tokens`, whatever the length of the prompt; <action_start> always closes it.
     `decode` starts over after the prompt each time, so a plan can be made before the reasoning and again with it.
     `features` (Nv, H) and `logits` (1, V) are those of the last prefill, for parity checks.
+
+    name: of the back-end; passed_over: back-ends that `engine.load` tried before this one, and why they are not used; seen:
+    frame pairs whose features are kept; through_stop: go on over <action_start>, so that a measurement has as many tokens as it wants.
     """
+
+    name: ClassVar[str]
 
     def __init__(self, spec: ModelSpec, action_start: int):
         self.spec = spec
+        self.passed_over: tuple[str, ...] = ()
+        self.seen = PairCache(len(spec.cameras), spec.groups // len(spec.cameras))
+        self.through_stop = False
         self._action_start = action_start
         self._valid = np.zeros((1, spec.cache_tokens), np.float32)
         self._first_token: int | None = None
@@ -86,13 +96,13 @@ class Session(ABC):
         try:
             for index in range(min(max_tokens, self.spec.max_reasoning_tokens + 1)):
                 last_slot = index == self.spec.max_reasoning_tokens
-                if last_slot and token != self._action_start:
+                if last_slot and (token != self._action_start or self.through_stop):
                     break
                 current = token
                 # into the cache before it is shown: the caller may stop at any token
                 token = self._write(current)
                 yield current
-                if current == self._action_start or run != self._run or self._closed:
+                if run != self._run or self._closed:
                     return
         finally:
             if run == self._run:
@@ -103,12 +113,13 @@ class Session(ABC):
         following = self._append(token, self._start + self._count, slot)
         self._valid[0, slot] = 1
         self._count += 1
-        self._closed = token == self._action_start
+        self._closed = token == self._action_start and not self.through_stop
         return following
 
     def _finish(self) -> None:
         if not self._closed:
             self._write(self._action_start)
+            self._closed = True
 
     def flow(self, motion: Mapping[str, np.ndarray], noise: np.ndarray) -> np.ndarray:
         """See contracts.Backend. Closes the answer where decoding has not."""

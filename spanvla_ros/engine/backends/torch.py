@@ -19,6 +19,8 @@ from spanvla_ros.planning.tokenizer import ACTION_START
 class TorchBackend(Session):
     """A contracts.Backend on the checkpoint in float32: the reference for the other backends."""
 
+    name = "torch"
+
     def __init__(self, folder: Path, manifest: Manifest, tokenizer: Any, threads: int | None = None):
         super().__init__(manifest.spec, tokenizer.token_to_id(ACTION_START))
         if threads:
@@ -32,7 +34,9 @@ class TorchBackend(Session):
     @torch.no_grad()
     def _encode(self, prompt: Mapping[str, np.ndarray]) -> int:
         arrays = {k: torch.from_numpy(prompt[k]) for k in ("ids", "slot", "positions", "length")}
-        features = self._model.vision(torch.from_numpy(prompt["patches"])[None])
+        pairs = self.seen.features(prompt["patches"], lambda patches: self._model.vlm.vision(torch.from_numpy(patches)))
+        # (cameras, tokens, H) of every pair -> camera by camera, as the prompt counts them
+        features = torch.stack(pairs, dim=1).flatten(0, 2)[None]
         out = self._model.prefill(features, **arrays)
         for layer, new in zip(self._cache, out.kv):
             for kept, found in zip(layer, new):
