@@ -44,6 +44,14 @@ def load_backend(
     return manifest.spec, tokenizer, session
 
 
+def on_model(model: Any, backend: str, threads: int | None = None) -> Session:
+    """A torch backend on a `SpanVLA` in memory instead of an engine folder; the model is not copied."""
+    if not backend.startswith("torch"):
+        raise EngineError(f"backend {backend!r} runs engine folders only; export the model first")
+    _candidates(backend, Path())
+    return _opener(backend).on(model, threads)
+
+
 def _first(candidates: tuple[str, ...], start: Callable[[str], Session]) -> Session:
     """The first of `candidates` that starts; the error of the last one is raised."""
     failed: list[str] = []

@@ -50,24 +50,35 @@ def tiny_spec(tokenizer_sha256: str = "") -> ModelSpec:
     )
 
 
+def words():
+    """The tokenizer of random models, and the hash that its file has."""
+    found = tokenizer.train(_texts(), VOCABULARY)
+    return found, hashlib.sha256(found.to_str(pretty=True).encode()).hexdigest()
+
+
 def build(
-    seed: int = 0, architecture: Architecture | None = None, spec: ModelSpec | None = None, codebook: Codebook | None = None
+    seed: int = 0,
+    architecture: Architecture | None = None,
+    spec: ModelSpec | None = None,
+    codebook: Codebook | None = None,
+    device: str = "cpu",
 ) -> SpanVLA:
     """A model with random weights, reproducible by `seed`; sizes of config/model/tiny.yaml by default. With a codebook it speaks its plan.
 
     They are larger than those that training starts from: there the flow is the constant roll-out, and the decoder, whose
     output is tied to its input, repeats its last token.
     """
-    words = tokenizer.train(_texts(), VOCABULARY)
+    vocabulary, identity = words()
     architecture = architecture or Architecture.load(share("config/model/tiny.yaml"))
     if codebook is not None:
-        tokenizer.extend(words, len(codebook))
-    spec = spec or tiny_spec(hashlib.sha256(words.to_str(pretty=True).encode()).hexdigest())
+        tokenizer.extend(vocabulary, len(codebook))
+        identity = hashlib.sha256(vocabulary.to_str(pretty=True).encode()).hexdigest()
+    spec = spec or tiny_spec(identity)
     if codebook is not None:
         spec = dataclasses.replace(spec, action_tokens=len(codebook), codebook_sha256=codebook.sha256)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(seed)
-        model = SpanVLA(architecture, spec, words, codebook)
+        model = SpanVLA(architecture, spec, vocabulary, codebook)
         for name, weight in model.named_parameters():
             if weight.ndim > 1:
                 torch.nn.init.normal_(weight, std=0.1 if "embed_tokens" in name else weight[0].numel() ** -0.5)

@@ -22,10 +22,19 @@ class TorchBackend(Session):
     name = "torch"
 
     def __init__(self, folder: Path, manifest: Manifest, tokenizer: Any, threads: int | None = None):
-        super().__init__(manifest.spec, tokenizer.token_to_id(ACTION_START))
+        self._start_on(checkpoint.load(folder), threads)
+
+    @classmethod
+    def on(cls, model: SpanVLA, threads: int | None = None) -> TorchBackend:
+        """A backend on a model in memory, as a measurement with random weights has it; the model is not copied."""
+        backend = cls.__new__(cls)
+        backend._start_on(model, threads)
+        return backend
+
+    def _start_on(self, model: SpanVLA, threads: int | None) -> None:
+        super().__init__(model.spec, model.tokenizer.token_to_id(ACTION_START))
         if threads:
             torch.set_num_threads(threads)
-        model = checkpoint.load(folder)
         self._model: SpanVLA | None = model
         text = model.architecture.text
         shape = (1, text.kv_heads, model.spec.cache_tokens, text.head_dim)
