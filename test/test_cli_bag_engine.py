@@ -27,6 +27,23 @@ def test_plans_are_repeatable_to_the_last_digit(tmp_path, path, tiny_engine):
     assert all(len(line["waypoints_base"]) == 10 and line["engine_hash"] == first[0]["engine_hash"] for line in first)
 
 
+def test_recorded_cuts_are_made_again(tmp_path, path, tiny_engine):
+    """What the planner told in the car, cuts and budget, decides the length of every text; other plans stay as they are."""
+    assert call(path, tiny_engine, tmp_path / "free") == 0
+    free = [json.loads(line) for line in (tmp_path / "free/plans.jsonl").read_text().splitlines()]
+    infos = [{"event": "heartbeat", "plan_id": None}]
+    for line, (budget, cut) in zip(free, ((12, 0), (12, 2), (5, None))):
+        infos.append({"event": "plan", "t0_ns": line["t0_ns"], "budget_tokens": budget, "cut_tokens": cut})
+    said = [("/info", bags.START_NS + k, bags.T["std_msgs/msg/String"](data=json.dumps(info))) for k, info in enumerate(infos)]
+    recorded = bags.write(tmp_path / "recorded", sorted([*bags.drive(2.0), *said], key=lambda entry: entry[1]))
+    arguments = ["--camera", f"front={bags.IMAGE}", "--odometry", bags.ODOMETRY, "--engine", str(tiny_engine), "--plan-info", "/info"]
+    assert main(["bag", str(recorded), *arguments, "--out", str(tmp_path / "again")]) == 0
+    again = [json.loads(line) for line in (tmp_path / "again/plans.jsonl").read_text().splitlines()]
+    assert [line["tokens"] for line in again[:3]] == [0, 2, min(5, free[2]["tokens"])]
+    assert again[0]["waypoints_base"] != free[0]["waypoints_base"]
+    assert [line["waypoints_base"] for line in again[3:]] == [line["waypoints_base"] for line in free[3:]]
+
+
 def test_an_altered_or_unmanifested_engine_is_refused(tmp_path, path, tiny_engine, capsys):
     for name in ("manifest.json", "weights.bin"):
         folder = tmp_path / name
