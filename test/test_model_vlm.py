@@ -191,3 +191,28 @@ def test_presets():
     model = build(architecture=demo, spec=dataclasses.replace(tiny_spec(), taps=(1, 3)))
     count = {name: sum(p.numel() for p in part.parameters()) for name, part in (("vlm", model.vlm), ("expert", model.expert))}
     assert 2.8e6 < count["vlm"] < 3.4e6 and 1.0e6 < count["expert"] < 1.4e6
+
+
+@pytest.mark.parametrize("changes", [{}, {"prompt_version": "spanvla/1", "prompt_tokens": 400}])
+def test_a_kept_prefix_changes_nothing_but_rounding(changes):
+    from spanvla_ros.engine import parity
+    from spanvla_ros.model import tiny
+    from spanvla_ros.planning.preprocess import preprocess
+
+    model = tiny.build(spec=dataclasses.replace(tiny.build().spec, **changes))
+    found = [preprocess(o, model.spec, model.tokenizer) for o in parity.observations(model.spec, 2)]
+    names = ("ids", "slot", "positions", "length")
+    batch = [torch.cat([torch.from_numpy(prompt[name]) for prompt in found], dim=1 if name == "positions" else 0) for name in names]
+    features = model.vision(torch.from_numpy(np.stack([prompt["patches"] for prompt in found])))
+    with torch.no_grad():
+        whole = model.prefill(features, *batch)
+        count = model.keep_prefix()
+        going_on = model.prefill(features, *batch)
+    assert 3 < count < batch[3].min() and (batch[1][:, :count] == 0).all() and (batch[1][:, count] == 1).all()
+    torch.testing.assert_close(going_on.logits, whole.logits, atol=1e-4, rtol=1e-4)
+    for (key, value), (old_key, old_value) in zip(going_on.kv, whole.kv):
+        assert key.shape == old_key.shape
+        # padding attends to what it likes
+        for row, length in enumerate(batch[3].tolist()):
+            torch.testing.assert_close(key[row, :, :length], old_key[row, :, :length], atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(value[row, :, :length], old_value[row, :, :length], atol=1e-4, rtol=1e-4)

@@ -144,6 +144,7 @@ def export(model: SpanVLA, folder: Path | str, training: Mapping[str, Any] | Non
         work = Path(name)
         checkpoint.save(model, work, torch.bfloat16)
         model = checkpoint.load(work)
+        model.keep_prefix()
         words = fingerprint(work / checkpoint.TOKENIZER).sha256
         if model.spec.tokenizer_sha256 != words:
             raise EngineError(f"the model spec was made for tokenizer {model.spec.tokenizer_sha256 or '(none)'}, the checkpoint holds {words}")

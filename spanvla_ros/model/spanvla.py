@@ -15,6 +15,7 @@ from spanvla_ros.model.attention import additive
 from spanvla_ros.model.decoding import Decoded
 from spanvla_ros.model.expert import ActionExpert
 from spanvla_ros.model.vlm import KV, VLM, causal_mask
+from spanvla_ros.planning import prompt
 from spanvla_ros.planning.tokenizer import ACTION_START, SPECIAL_TOKENS, first_action
 
 
@@ -44,6 +45,7 @@ class SpanVLA(nn.Module):
         self.architecture, self.spec, self.tokenizer = architecture, spec, tokenizer
         token_ids = {name: tokenizer.token_to_id(name) for name in SPECIAL_TOKENS}
         self.action_start = token_ids[ACTION_START]
+        self.prefix: KV | None = None
         self.vlm = VLM(architecture, spec, tokenizer.get_vocab_size(), token_ids, hf)
         self.expert = ActionExpert(architecture, spec)
         self.register_buffer("action_scale", torch.tensor(spec.action_scale, dtype=torch.float32), persistent=False)
@@ -77,11 +79,32 @@ class SpanVLA(nn.Module):
         """
         return self.vlm.decode_layers(self.vlm.embed(ids, slot, features), *self.vlm.rope(positions), causal_mask(valid))
 
+    @torch.no_grad()
+    def keep_prefix(self) -> int:
+        """Encode the fixed beginning of all prompts once, with the weights of now: `prefill` goes on from there. Returns its tokens.
+
+        Its keys and values are constants of a graph that is exported afterwards. `prefix = None` undoes it.
+        """
+        found = self.tokenizer.encode(prompt.prefix(self.spec), add_special_tokens=False).ids
+        device = self.vlm.frequency.device
+        ids = torch.tensor([found], device=device)
+        positions = torch.arange(len(found), device=device).expand(3, 1, -1)
+        nothing = torch.zeros(1, 1, self.architecture.text.hidden, device=device)
+        _, self.prefix = self.encode(nothing, ids, torch.zeros_like(ids), positions, torch.ones_like(ids))
+        return len(found)
+
     def prefill(self, features: Tensor, ids: Tensor, slot: Tensor, positions: Tensor, length: Tensor) -> Prefilled:
         """Encode prompts: ids, slot (B, S), positions (3, B, S), length (B,)."""
         valid = torch.arange(ids.shape[1], device=ids.device) < length[:, None]
-        hidden, kv = self.encode(features, ids, slot, positions, valid)
-        last = hidden.gather(1, (length - 1)[:, None, None].expand(-1, 1, hidden.shape[-1]))
+        if self.prefix is None:
+            known, (hidden, kv) = 0, self.encode(features, ids, slot, positions, valid)
+        else:
+            known = self.prefix[0][0].shape[2]
+            past = [(key.expand(len(ids), -1, -1, -1), value.expand(len(ids), -1, -1, -1)) for key, value in self.prefix]
+            rest = self.vlm.embed(ids[:, known:], slot[:, known:], features)
+            hidden, new = self.vlm.decode_layers(rest, *self.vlm.rope(positions[:, :, known:]), causal_mask(valid)[:, :, known:], past)
+            kv = [(torch.cat((before[0], after[0]), 2), torch.cat((before[1], after[1]), 2)) for before, after in zip(past, new)]
+        last = hidden.gather(1, (length - 1 - known)[:, None, None].expand(-1, 1, hidden.shape[-1]))
         start = torch.where(valid, positions.amax(dim=0), -1).amax(dim=1) + 1
         return Prefilled(logits=self.vlm.logits(last)[:, 0], kv=kv, start=start)
 

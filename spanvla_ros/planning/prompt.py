@@ -18,6 +18,8 @@ INSTRUCTIONS = {
     Command.RIGHT: "turn right",
     Command.UNKNOWN: "follow the road",
 }
+_SYSTEM = "You are the driver of this car. Look at the videos, reason about what matters for driving, then plan the motion."
+_BEGINNINGS = {"compact/1": f"{START} user", "spanvla/1": f"{START}system\n{_SYSTEM}{END}\n{START}user\n"}
 # M-RoPE time steps per second of video, as in Qwen2.5-VL's released configuration
 TOKENS_PER_SECOND = 2
 
@@ -61,19 +63,22 @@ def _sentences(history: EgoHistory, instruction: str) -> str:
     )
 
 
+def prefix(spec: ModelSpec) -> str:
+    """What every prompt of a model begins with, up to its first picture. A special token ends it, so its tokens don't depend on
+    what follows."""
+    if spec.prompt_version not in _BEGINNINGS:
+        raise ConfigError(f"prompt_version is '{spec.prompt_version}'; known are {', '.join(map(repr, _BEGINNINGS))}")
+    return f"{_BEGINNINGS[spec.prompt_version]} {spec.cameras[0]}{VISION_START}"
+
+
 def render(spec: ModelSpec, history: EgoHistory, command: Command, instruction: str | None = None) -> str:
     """Prompt text with special tokens, ending in an open think block."""
     words = instruction or INSTRUCTIONS[command]
     pads = VIDEO_PAD * (spec.vision_tokens // len(spec.cameras))
-    videos = "".join(f" {camera}{VISION_START}{pads}{VISION_END}" for camera in spec.cameras)
+    videos = prefix(spec) + f"{pads}{VISION_END}" + "".join(f" {camera}{VISION_START}{pads}{VISION_END}" for camera in spec.cameras[1:])
     if spec.prompt_version == "compact/1":
-        return f"{START} user{videos}{_compact(history, words)}{END}{START} assistant{THINK}"
-    if spec.prompt_version == "spanvla/1":
-        system = "You are the driver of this car. Look at the videos, reason about what matters for driving, then plan the motion."
-        return (
-            f"{START}system\n{system}{END}\n{START}user\n{videos}\n{_sentences(history, words)}{END}\n{START}assistant\n{THINK}"
-        )
-    raise ConfigError(f"prompt_version is '{spec.prompt_version}'; known are 'compact/1' and 'spanvla/1'")
+        return f"{videos}{_compact(history, words)}{END}{START} assistant{THINK}"
+    return f"{videos}\n{_sentences(history, words)}{END}\n{START}assistant\n{THINK}"
 
 
 def tensors(spec: ModelSpec, tokenizer, text: str) -> dict[str, np.ndarray]:
