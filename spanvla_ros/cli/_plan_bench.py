@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from spanvla_ros.model.spanvla import SpanVLA
 
 SCHEMA = "spanvla-bench-plan/1"
+ON_GPU = ("tensorrt", "torch-cuda")
 HORIZONS = {10: 0.5, 50: 0.1}  # waypoints and their interval in seconds, of method's Table 4
 SHOWN = (
     ("encode_prefill", "encode + prefill"), ("encode_prefill_kept", "encode + prefill, older pairs kept"), ("reasoning", "reasoning"),
@@ -62,17 +63,18 @@ def _engine(args: argparse.Namespace, _: Path) -> dict[str, Any]:
     if args.preset and not folder.is_dir():
         raise ConfigError(f"preset {args.preset} has no engine at {folder}; give --engine DIR, or --random-weights")
     _, _, session = load_backend(folder, args.backend, threads=args.threads)
-    return _measure(args, session, checkpoint.load(folder), "cuda" if _on_gpu(session) else "cpu")
+    return _measure(args, session, checkpoint.load(folder), "cuda" if session.name in ON_GPU else "cpu")
 
 
 def _random(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    from spanvla_ros.engine import bench
+    from spanvla_ros.engine import bench, load
 
     if args.engine:
         raise ConfigError("--random-weights goes with --preset: an engine folder has weights")
-    cuda = args.backend in ("torch-cuda", "tensorrt")
+    backend = load.choose(args.backend, folder)
+    device = "cuda" if backend in ON_GPU else "cpu"
     _say(f"{args.preset}: random weights")
-    model = _random_model(args.preset, "cuda" if cuda else "cpu")
+    model = _random_model(args.preset, device)
     if args.tokens > model.spec.max_reasoning_tokens:
         raise ConfigError(f"--tokens is {args.tokens}, the preset has room for {model.spec.max_reasoning_tokens}")
     horizons = {}
@@ -82,10 +84,10 @@ def _random(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
             model.spec, waypoints=waypoints, waypoint_interval_s=interval_s, waypoints_per_token=1, action_scale=((1.0, 1.0, 1.0),) * waypoints
         )
         model.refit(spec)
-        model.to("cuda" if cuda else "cpu")
-        session = _start(model, args, folder / str(waypoints))
+        model.to(device)
+        session = _start(model, backend, args.threads, folder / str(waypoints))
         if not figures:
-            figures = _measure(args, session, model, "cuda" if cuda else "cpu")
+            figures = _measure(args, session, model, device)
             horizons[str(waypoints)] = figures["stages_ms"]["trajectory"]
             continue
         _say(f"trajectory of {waypoints} waypoints")
@@ -118,16 +120,16 @@ def _random_model(preset: str, device: str) -> SpanVLA:
     return tiny.build(0, Architecture.load(path.parent / config.architecture), spec, device=device).requires_grad_(False)
 
 
-def _start(model: SpanVLA, args: argparse.Namespace, folder: Path) -> Session:
+def _start(model: SpanVLA, backend: str, threads: int | None, folder: Path) -> Session:
     from spanvla_ros.engine import load
 
-    if args.backend.startswith("torch"):
-        return load.on_model(model, args.backend, args.threads)
+    if backend.startswith("torch"):
+        return load.on_model(model, backend, threads)
     from spanvla_ros.engine.export import export
 
     _say(f"export with {model.spec.waypoints} waypoints")
     export(model, folder)
-    return load.load_backend(folder, args.backend, threads=args.threads)[2]
+    return load.load_backend(folder, backend, threads=threads)[2]
 
 
 def _measure(args: argparse.Namespace, session: Session, model: SpanVLA, device: str) -> dict[str, Any]:
@@ -196,10 +198,6 @@ def _runs(drive: Drive, repeats: int, *timings: Timings) -> Iterator[tuple[Any, 
             for one in timings:
                 one.clear()
         yield drive.prompts[index % len(drive.prompts)], drive.noise
-
-
-def _on_gpu(session: Session) -> bool:
-    return session.name in ("torch-cuda", "tensorrt")
 
 
 def _floor(model: SpanVLA, tokens: dict[str, int]) -> tuple[dict[str, float], dict[str, float]]:

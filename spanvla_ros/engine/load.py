@@ -44,12 +44,16 @@ def load_backend(
     return manifest.spec, tokenizer, session
 
 
+def choose(backend: str, engine_dir: Path | str) -> str:
+    """The back-end that `auto` stands for on this machine; another name stands for itself. Errors: EngineError for unknown ones."""
+    return _candidates(backend, Path(engine_dir))[0][0]
+
+
 def on_model(model: Any, backend: str, threads: int | None = None) -> Session:
     """A torch backend on a `SpanVLA` in memory instead of an engine folder; the model is not copied."""
     if not backend.startswith("torch"):
         raise EngineError(f"backend {backend!r} runs engine folders only; export the model first")
-    _candidates(backend, Path())
-    return _opener(backend).on(model, threads)
+    return _opener(choose(backend, "")).on(model, threads)
 
 
 def _first(candidates: tuple[str, ...], start: Callable[[str], Session]) -> Session:
