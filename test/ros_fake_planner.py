@@ -38,7 +38,7 @@ class FakeBackend:
 def load(values):
     texts = ["system user assistant turn left go straight right follow the road ; acceleration speed path 0 1 2 3 4 5 . -", FAST_TEXT]
     tokenizer = tokens.train(texts * 20, 400)
-    return Planner(demo_spec(prompt_tokens=256), tokenizer, FakeBackend(tokenizer.encode(answer(FAST_TEXT)).ids), "fake")
+    return Planner(demo_spec(prompt_tokens=256), tokenizer, FakeBackend(tokenizer.encode(answer(FAST_TEXT)).ids), "fake", backend_name="fake")
 
 
 if __name__ == "__main__":
