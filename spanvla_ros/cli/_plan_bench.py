@@ -59,7 +59,7 @@ def _engine(args: argparse.Namespace, _: Path) -> dict[str, Any]:
     from spanvla_ros.engine.load import load_backend
     from spanvla_ros.model import checkpoint
 
-    folder = args.engine or share(f"engines/{args.preset}")
+    folder = args.engine or share("engines") / args.preset
     if args.preset and not folder.is_dir():
         raise ConfigError(f"preset {args.preset} has no engine at {folder}; give --engine DIR, or --random-weights")
     _, _, session = load_backend(folder, args.backend, threads=args.threads)
@@ -108,7 +108,7 @@ def _random_model(preset: str, device: str) -> SpanVLA:
     from spanvla_ros.planning import prompt
     from spanvla_ros.training.vlm import VlmConfig
 
-    path = share(f"config/train/{preset}_vlm.yaml")
+    path = share("config/train") / f"{preset}_vlm.yaml"
     if not path.is_file():
         known = ", ".join(sorted(p.name.removesuffix("_vlm.yaml") for p in path.parent.glob("*_vlm.yaml")))
         raise ConfigError(f"preset {preset!r} is not one of {known}")
