@@ -24,6 +24,8 @@ class Session(ABC):
     """
 
     name: ClassVar[str]
+    features: np.ndarray | None = None
+    logits: np.ndarray | None = None
 
     def __init__(self, spec: ModelSpec, action_start: int):
         self.spec = spec
@@ -37,8 +39,6 @@ class Session(ABC):
         self._count = 0  # answer tokens in the cache
         self._closed = False  # <action_start> is the last of them
         self._released = False
-        self.features: np.ndarray | None = None
-        self.logits: np.ndarray | None = None
         self._run = 0  # decode iterators of the past must not touch the cache
 
     @abstractmethod
