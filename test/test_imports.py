@@ -30,7 +30,7 @@ ONLY_IN = {
     **dict.fromkeys(("rclpy", "rcl_interfaces", "sensor_msgs", "nav_msgs", "std_msgs", "std_srvs", "geometry_msgs"), {"ros"}),
     **dict.fromkeys(("trajectory_msgs", "visualization_msgs", "diagnostic_msgs", "lifecycle_msgs", "tf2_msgs", "cv_bridge"), {"ros"}),
     **dict.fromkeys(("libsumo", "sumolib", "sumo", "moderngl"), {"sim"}),
-    "shapely": {"sim", "evaluation"},
+    "shapely": {"sim", "evaluation", "data.navsim"},
     "onnxruntime": {"engine.backends.onnxruntime", "sim.planners"},
     "tensorrt": {"engine.build", "engine.backends.tensorrt"},
     "rosbags": {"data"},

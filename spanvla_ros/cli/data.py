@@ -39,6 +39,24 @@ def add_parser(subparsers) -> None:
         command.add_argument("--every", type=float, default=1.0, metavar="S", help="seconds between samples that are to be imitated (%(default)s)")
         command.add_argument("--workers", type=_positive, default=2, help="processes (%(default)s)")
 
+    text = "samples from logs of NAVSIM / OpenScene (docs/navsim.md)"
+    navsim = _command(
+        commands,
+        "navsim",
+        text,
+        "example: spanvla data navsim --logs navsim_logs/trainval --sensors sensor_blobs/trainval --maps maps "
+        "--filter scene_filter/navtrain.yaml --out data/navtrain\n\nWhat comes from a test split is marked so, and training refuses it.",
+    )
+    navsim.add_argument("--logs", required=True, type=Path, help="folder of pickled logs, navsim_logs/<split>")
+    navsim.add_argument("--sensors", required=True, type=Path, help="folder that the pictures' paths start from, sensor_blobs/<split>")
+    navsim.add_argument("--maps", required=True, type=Path, help="folder of nuplan-maps-v1.0.json")
+    text = "scene filter of the devkit, e.g. navtrain.yaml (default: every scene, without overlap)"
+    navsim.add_argument("--filter", type=Path, metavar="YAML", help=text)
+    navsim.add_argument("--camera", action="append", default=[], metavar="NAME=CAMERA", help="another camera, e.g. front_left=CAM_L1; repeatable")
+    navsim.add_argument("--out", required=True, type=Path, help="folder of the data set; stretches that are there already are skipped")
+    navsim.add_argument("--shard", type=_share, default=(0, 1), metavar="I/N", help="only the I-th of N parts of the logs, from 0, for many machines")
+    navsim.add_argument("--workers", type=_positive, default=2, help="processes (%(default)s)")
+
     check = _command(commands, "check", "check a data set: schema, pictures, motion, splits, shares", "example: spanvla data check samples")
     check.add_argument("folder", type=Path)
     check.add_argument("--workers", type=_positive, default=2, help="processes (%(default)s)")
@@ -72,8 +90,15 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _share(text: str) -> tuple[int, int]:
+    part, _, count = text.partition("/")
+    if not (part.isdecimal() and count.isdecimal() and int(part) < int(count)):
+        raise argparse.ArgumentTypeError(f"must be I/N with 0 <= I < N, is '{text}'")
+    return int(part), int(count)
+
+
 def run(args: argparse.Namespace) -> int:
-    known = {"sim": _sim, "dagger": _sim, "check": _check, "view": _view, "stats": _stats, "score": _score}
+    known = {"sim": _sim, "dagger": _sim, "navsim": _navsim, "check": _check, "view": _view, "stats": _stats, "score": _score}
     reasons = {
         "annotate": partial(_annotation.annotate, progress=_progress),
         "review": _annotation.review,
@@ -101,6 +126,32 @@ def _sim(args: argparse.Namespace) -> int:
         _progress(f"{done}/{total} drives, {samples} new samples, {errors} failed, {left / 60:.0f} min left", done, total)
     if errors > 0.05 * total:
         raise DataError(f"{errors} of {total} drives failed; the first lines above say why")
+    return 0
+
+
+def _navsim(args: argparse.Namespace) -> int:
+    from collections import Counter
+
+    from spanvla_ros.data.navsim import samples
+    from spanvla_ros.data.navsim.observation import parse_cameras
+    from spanvla_ros.data.navsim.splits import SceneFilter, read_filter
+
+    chosen = read_filter(args.filter) if args.filter else SceneFilter(name=args.logs.name)
+    source = samples.Source(logs=args.logs, sensors=args.sensors, maps=args.maps, chosen=chosen, cameras=parse_cameras(args.camera))
+    total, done, written, skipped, errors, start = len(source.files()[args.shard[0] :: args.shard[1]]), 0, 0, Counter(), 0, time.monotonic()
+    for outcome in samples.convert(source, args.out, args.workers, args.shard):
+        done, written, errors = done + 1, written + outcome.samples, errors + (outcome.error is not None)
+        skipped.update(outcome.skipped)
+        if outcome.error:
+            print(f"\r{outcome.error}", file=sys.stderr)
+        left = (total - done) * (time.monotonic() - start) / done
+        _progress(f"{done}/{total} logs, {written} new samples, {skipped.total()} left out, {errors} failed, {left / 60:.0f} min left", done, total)
+    for reason, count in skipped.most_common(20):
+        print(f"{count} scenes left out: {reason}", file=sys.stderr)
+    if errors:
+        raise DataError(f"{errors} of {total} logs failed; the lines above say why, the others are complete")
+    if not written and skipped:
+        raise DataError(f"none of {skipped.total()} scenes could be used; the lines above say why")
     return 0
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from spanvla_ros.data.navsim import scene as navsim
 from spanvla_ros.data.shards import Dataset
 from spanvla_ros.evaluation.pdm import scorer
 from spanvla_ros.evaluation.pdm.scene import WAYPOINTS, Scene
@@ -44,6 +45,8 @@ def scene_of(dataset: Dataset, index: int, charts: dict[str, Chart]) -> Scene:
     if truth["map"] not in charts:
         charts[truth["map"]] = Chart.from_document(dataset.chart(truth["map"]))
     span = record["truth"]
+    if navsim.KEYFRAMES in truth:
+        return navsim.scene_of(charts[truth["map"]], truth, span["t0"])
     part = {**truth, "frames": truth["frames"][span["first"] : span["first"] + span["count"]]}
     frames = frames_of.from_document(part)
     return frames_of.scene(charts[truth["map"]], Guide.from_document(truth["guide"]), frames, span["t0"] - span["first"])

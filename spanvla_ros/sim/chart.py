@@ -41,16 +41,16 @@ class Chart:
         square = shapely.box(x - radius_m, y - radius_m, x + radius_m, y + radius_m)
         return tuple(self.areas[i] for i in sorted(self._tree.query(square, predicate="intersects")))
 
-    def document(self) -> dict[str, Any]:
-        """JSON form: polygons as rings (outer first) in centimetres' precision."""
+    def document(self, digits: int | None = 3) -> dict[str, Any]:
+        """JSON form: polygons as rings (outer first), rounded to millimetres and baselines to centimetres; digits None: not rounded."""
         return {
             "map": self.map_id,
             "areas": [
                 {
                     "name": area.name,
                     "layer": area.layer,
-                    "polygons": [[_ring(r) for r in (p.exterior, *p.interiors)] for p in shapely.get_parts(area.polygon)],
-                    **({} if area.baseline is None else {"baseline": np.round(area.baseline, 2).tolist(), "limit_mps": area.speed_limit_mps}),
+                    "polygons": [[_ring(r, digits) for r in (p.exterior, *p.interiors)] for p in shapely.get_parts(area.polygon)],
+                    **_middle(area, digits),
                 }
                 for area in self.areas
             ],
@@ -168,5 +168,15 @@ def _whole(shape: shapely.MultiPolygon) -> shapely.Polygon:
     return parts[0] if len(parts) == 1 else shape
 
 
-def _ring(ring: shapely.LinearRing) -> list[list[float]]:
-    return np.round(shapely.get_coordinates(ring)[:-1], 3).tolist()
+def _ring(ring: shapely.LinearRing, digits: int | None) -> list[list[float]]:
+    return _rounded(shapely.get_coordinates(ring)[:-1], digits)
+
+
+def _middle(area: Area, digits: int | None) -> dict[str, Any]:
+    if area.baseline is None:
+        return {}
+    return {"baseline": _rounded(area.baseline, None if digits is None else digits - 1), "limit_mps": area.speed_limit_mps}
+
+
+def _rounded(values: np.ndarray, digits: int | None) -> list[list[float]]:
+    return (values if digits is None else np.round(values, digits)).tolist()

@@ -12,8 +12,8 @@ import numpy as np
 import shapely
 
 from spanvla_ros.contracts import DataError
-from spanvla_ros.evaluation.pdm.scene import FRAMES, STEP_S, Agents, Area, Scene, require
-from spanvla_ros.evaluation.pdm.simulator import resample, truncated_us
+from spanvla_ros.evaluation.pdm.scene import FRAMES, Agents, Area, Scene, require
+from spanvla_ros.evaluation.pdm.simulator import past_states
 from spanvla_ros.evaluation.pdm.tracks import densify
 
 SCHEMA = "navlab-pdm-fixture/1"
@@ -150,15 +150,9 @@ def _state(entry: Mapping[str, Any]) -> np.ndarray:
 
 
 def _history(entries: list[Mapping[str, Any]]) -> np.ndarray:
-    """Past states (H, 11) at 0.1 s. As in the official code the last sample before t0 is left out, and so are turn rates."""
+    """Past states (H, 11) at 0.1 s."""
     states = np.stack([_state(entry) for entry in entries])
-    stamps = np.array([entry["t_us"] for entry in entries], dtype=float)
-    times = np.arange(stamps[0] * 1e-6, stamps[-1] * 1e-6, STEP_S)[:-1]
-    at = np.clip(truncated_us(times), stamps[0], stamps[-1])
-    poses = resample(stamps, states[None, :, :3], at)[0]
-    others = np.stack([np.interp(at, stamps, column) for column in states[:, 3:].T], axis=-1)
-    others[:, 5:] = 0.0
-    return np.concatenate([poses, others], axis=1)
+    return past_states(np.array([entry["t_us"] for entry in entries], dtype=float), states)
 
 
 def _json(path: Path) -> Any:

@@ -49,6 +49,19 @@ def resample(stamps: np.ndarray, poses: np.ndarray, at: np.ndarray) -> np.ndarra
     return result
 
 
+def past_states(stamps_us: np.ndarray, states: np.ndarray) -> np.ndarray:
+    """Past states (H, 11) at 0.1 s from logged ones (N, 11) at `stamps_us` (N,), the last at t0.
+
+    As in the official code the last sample before t0 is left out, and so are turn rates.
+    """
+    times = np.arange(stamps_us[0] * 1e-6, stamps_us[-1] * 1e-6, STEP_S)[:-1]
+    at = np.clip(truncated_us(times), stamps_us[0], stamps_us[-1])
+    poses = resample(stamps_us, states[None, :, :3], at)[0]
+    others = np.stack([np.interp(at, stamps_us, column) for column in states[:, 3:].T], axis=-1)
+    others[:, 5:] = 0.0
+    return np.concatenate([poses, others], axis=1)
+
+
 def simulate(start: np.ndarray, poses: np.ndarray) -> np.ndarray:
     """States (K, 41, 11) of the car that starts in state `start` (11,) and tracks poses (K, 41, 3)."""
     speed, curvature = profiles(poses)

@@ -1,0 +1,1 @@
+"""NAVSIM / OpenScene: logs, sensors and maps into samples and PDM scenes; plans out as an agent or a submission."""
