@@ -33,6 +33,7 @@ ONLY_IN = {
     "shapely": {"sim", "evaluation", "data.navsim"},
     "onnxruntime": {"engine.backends.onnxruntime", "sim.planners"},
     "tensorrt": {"engine.build", "engine.backends.tensorrt"},
+    **dict.fromkeys(("pycuda", "cuda"), {"engine.device"}),
     "rosbags": {"data"},
     "matplotlib": {"evaluation", "training"},
     "tokenizers": {"planning", "training", "engine", "model"},
