@@ -20,10 +20,10 @@ ROOMS = {
     "ros": {"ros", "planning", "evaluation", "sim", "engine"},
     "cli": {"cli", "planning", "evaluation", "sim", "model", "engine", "data", "training", "ros"},
 }
-MAY_ALSO = {"engine.export": {"model"}, "engine.backends.torch": {"model"}}
+MAY_ALSO = {"engine.export": {"model"}, "engine.backends.torch": {"model"}, "engine.backends.torch_cuda": {"model"}}
 
 # third-party module -> the modules or rooms of the package that may import it
-TORCH = {"model", "training", "engine.export", "engine.backends.torch"}
+TORCH = {"model", "training", "engine.export", "engine.backends.torch", "engine.backends.torch_cuda"}
 ONLY_IN = {
     **dict.fromkeys(("torch", "transformers", "peft"), TORCH),
     **dict.fromkeys(("onnx", "onnxscript"), {"engine.export"}),
