@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from spanvla_ros.contracts import EngineError
-from spanvla_ros.engine import device
+from spanvla_ros.engine import gpu
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class BuildSettings:
 
 def tensorrt() -> Any:
     """The module tensorrt. Errors: EngineError without driver, without the package, or for a version that isn't served."""
-    device.driver()
+    gpu.driver()
     try:
         trt = importlib.import_module("tensorrt")
     except ImportError as error:

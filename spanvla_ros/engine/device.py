@@ -1,7 +1,7 @@
-"""One NVIDIA GPU: who it is, its memory, a stream, an event and CUDA graphs.
+"""Memory, stream, event and CUDA graphs of one NVIDIA GPU.
 
-Memory, streams and events come from pycuda or from cuda-python's cuda-bindings, whichever is installed. Graphs and the
-questions about the GPU itself go to the driver library: pycuda knows no graphs, and both providers use its handles.
+Memory, streams and events come from pycuda or from cuda-python's cuda-bindings, whichever is installed. Graphs go to the
+driver library itself: pycuda knows none, and both providers use its handles.
 """
 
 from __future__ import annotations
@@ -11,78 +11,19 @@ import logging
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from spanvla_ros.contracts import EngineError
+from spanvla_ros.engine.gpu import Gpu, driver, error_name, gpu
 
 log = logging.getLogger(__name__)
 
-LIBRARY = "libcuda.so.1"
 ALIGNMENT = 256  # TensorRT wants tensors to begin at such addresses
 # values of the CUDA driver API
 NON_BLOCKING, BLOCKING_SYNC, DISABLE_TIMING = 1, 1, 2
 CAPTURE_THREAD_LOCAL = 1
-MAJOR, MINOR = 75, 76
-
-
-@dataclass(frozen=True, kw_only=True)
-class Gpu:
-    """name as the driver gives it; sm: compute capability without its dot, such as 87; driver: newest CUDA version that it
-    serves, such as 12.6; memory_bytes in all."""
-
-    name: str
-    sm: str
-    driver: str
-    memory_bytes: int
-
-
-def driver() -> Any:
-    """The CUDA driver library, initialised. Errors: EngineError without a driver or without a GPU.
-
-    Ask here before TensorRT is touched: without a driver its Runtime ends the whole process.
-    """
-    try:
-        library = _library()
-    except OSError as error:
-        raise EngineError(f"no NVIDIA driver ({error}); choose backend onnxruntime, or install the driver") from None
-    code = library.cuInit(0)
-    if code:
-        raise EngineError(f"no usable GPU: cuInit returned {_error_name(library, code)}; choose backend onnxruntime, or look at nvidia-smi")
-    return library
-
-
-def _library() -> Any:
-    return ctypes.CDLL(LIBRARY)
-
-
-def _error_name(library: Any, code: int) -> str:
-    text = ctypes.c_char_p()
-    library.cuGetErrorName(ctypes.c_int(code), ctypes.byref(text))
-    return f"{code} ({text.value.decode()})" if text.value else str(code)
-
-
-def gpu() -> Gpu:
-    """The first GPU, asked without a provider. Errors: as `driver`."""
-    library = driver()
-    name = ctypes.create_string_buffer(256)
-    number, total = ctypes.c_int(), ctypes.c_size_t()
-    found = {}
-    library.cuDeviceGetName(name, ctypes.c_int(len(name)), ctypes.c_int(0))
-    for attribute in (MAJOR, MINOR):
-        library.cuDeviceGetAttribute(ctypes.byref(number), ctypes.c_int(attribute), ctypes.c_int(0))
-        found[attribute] = number.value
-    library.cuDriverGetVersion(ctypes.byref(number))
-    library.cuDeviceTotalMem_v2(ctypes.byref(total), ctypes.c_int(0))
-    return Gpu(
-        name=name.value.decode(),
-        sm=f"{found[MAJOR]}{found[MINOR]}",
-        driver=f"{number.value // 1000}.{number.value % 1000 // 10}",
-        memory_bytes=total.value,
-    )
-
 
 class Graph:
     """Recorded work, ready to be launched."""
@@ -169,7 +110,7 @@ class Device(ABC):
     def _call(self, name: str, *arguments: Any) -> None:
         code = getattr(self._driver, name)(*arguments)
         if code:
-            raise EngineError(f"{name} on {self.gpu.name} returned {_error_name(self._driver, code)}")
+            raise EngineError(f"{name} on {self.gpu.name} returned {error_name(self._driver, code)}")
 
 
 class PycudaDevice(Device):
@@ -314,7 +255,7 @@ class CudaPythonDevice(Device):
     def _ask(self, answer: tuple[Any, ...], index: int = 0) -> Any:
         """The value of an answer (error, value, ...)."""
         if int(answer[0]):
-            raise EngineError(f"CUDA on {self.gpu.name} returned {_error_name(self._driver, int(answer[0]))}")
+            raise EngineError(f"CUDA on {self.gpu.name} returned {error_name(self._driver, int(answer[0]))}")
         return answer[1 + index] if len(answer) > 1 else None
 
 

@@ -15,9 +15,7 @@ from spanvla_ros.planning import tokenizer as tokenizers
 from spanvla_ros.planning.planner import Planner
 
 # in the order of preference: `auto` takes the first that this machine can run, a fallback the next one
-BACKENDS = ("onnxruntime", "torch")
-# of those that need more than a CPU: (engine folder) -> why this machine can't run it, None where it can
-PROBES: dict[str, Callable[[Path], str | None]] = {}
+BACKENDS = ("tensorrt", "torch-cuda", "onnxruntime", "torch")
 
 log = logging.getLogger(__name__)
 
@@ -107,11 +105,49 @@ def _candidates(backend: str, folder: Path) -> tuple[tuple[str, ...], list[str]]
     return tuple(name for name in BACKENDS if not reasons[name]), [f"{name}: {why}" for name, why in reasons.items() if why]
 
 
+def _no_tensorrt(folder: Path) -> str | None:
+    from spanvla_ros.engine import gpu, store
+
+    try:
+        gpu.driver()
+        store.plans(folder, manifests.read(folder))
+    except (EngineError, ImportError) as error:
+        return str(error)
+    return None
+
+
+def _no_torch_cuda(folder: Path) -> str | None:
+    from spanvla_ros.engine import gpu
+
+    try:
+        # before torch is loaded for nothing
+        gpu.driver()
+        from spanvla_ros.engine.backends import torch_cuda
+
+        torch_cuda.gpu()
+    except (EngineError, ImportError) as error:
+        return str(error)
+    return None
+
+
+# of those that need more than a CPU: (engine folder) -> why this machine can't run it, None where it can
+PROBES: dict[str, Callable[[Path], str | None]] = {"tensorrt": _no_tensorrt, "torch-cuda": _no_torch_cuda}
+
+
 def _opener(name: str) -> Callable[..., Session]:
     if name == "onnxruntime":
         from spanvla_ros.engine.backends.onnxruntime import OnnxRuntimeBackend
 
         return OnnxRuntimeBackend
+    if name == "torch-cuda":
+        from spanvla_ros.engine.backends.torch_cuda import TorchCudaBackend
+
+        return TorchCudaBackend
+    if name == "tensorrt":
+        from spanvla_ros.engine import store
+        from spanvla_ros.engine.backends.tensorrt import TensorRTBackend
+
+        return lambda folder, manifest, tokenizer, threads: TensorRTBackend(folder, manifest, tokenizer, threads, plans=store.plans(folder, manifest))
     from spanvla_ros.engine.backends.torch import TorchBackend
 
     return TorchBackend

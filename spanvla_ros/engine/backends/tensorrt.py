@@ -17,7 +17,8 @@ from spanvla_ros.contracts import EngineError
 from spanvla_ros.engine import build, device
 from spanvla_ros.engine.arena import Arena, itemsize
 from spanvla_ros.engine.backends.session import Session
-from spanvla_ros.engine.manifest import GraphEntry, Manifest, Port
+from spanvla_ros.engine.manifest import Manifest
+from spanvla_ros.engine.plan import Plan
 from spanvla_ros.planning.tokenizer import ACTION_START
 
 GRAPHS = ("vision", "prefill", "step", "expert")
@@ -25,67 +26,6 @@ BLOCK = 5  # steps between two looks at the tokens: more of them waste work afte
 PROMPT = ("ids", "slot", "positions", "length")
 PER_STEP = ("position", "valid", "index")  # what the host knows about every step before the first
 MOTION = ("noise", "ego", "base", "age", "position", "valid")
-# TensorRT's names of types -> ours
-TYPES = {
-    "FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT64": "int64", "INT32": "int32", "INT8": "int8", "UINT8": "uint8", "BOOL": "bool",
-}  # fmt: skip
-
-
-class Plan:
-    """One engine and its context. Errors: EngineError for bytes that aren't a plan for this GPU and this TensorRT, and for a
-    plan whose tensors aren't those of the manifest."""
-
-    def __init__(self, trt: Any, runtime: Any, words: Any, title: str, data: bytes, entry: GraphEntry):
-        self.title, self._words = title, words
-        self.engine = runtime.deserialize_cuda_engine(data)
-        if self.engine is None:
-            raise EngineError(f"TensorRT {trt.__version__} can't load the plan of {title} ({words.last_error}); build it again here: `spanvla build`")
-        self.ports: dict[str, Port] = {}
-        inputs = set()
-        for i in range(self.engine.num_io_tensors):
-            name = self.engine.get_tensor_name(i)
-            dtype = self.engine.get_tensor_dtype(name).name
-            self.ports[name] = Port(name=name, dtype=TYPES.get(dtype, dtype), shape=tuple(self.engine.get_tensor_shape(name)))
-            if self.engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT:
-                inputs.add(name)
-        self._check(entry, inputs, narrow=build.version(trt)[0] < 10)
-        self._context = self.engine.create_execution_context()
-        if self._context is None:
-            raise EngineError(f"TensorRT {trt.__version__} can't start {title}: {words.last_error}; end other programs on the GPU")
-
-    def _check(self, entry: GraphEntry, inputs: set[str], narrow: bool) -> None:
-        again = "the plan is of another export; build it again: `spanvla build`"
-        for side, ports in (("input", entry.inputs), ("output", entry.outputs)):
-            wanted = {port.name: port for port in ports}
-            found = {name for name in self.ports if (name in inputs) == (side == "input")}
-            for text, names in (("lacks", wanted.keys() - found), ("has an unknown", found - wanted.keys())):
-                if names:
-                    raise EngineError(f"the plan of {self.title} {text} {side} {min(names)!r}; {again}")
-            for name, port in wanted.items():
-                # before version 10 TensorRT had no 64-bit integers and took 32-bit ones for them
-                dtype = "int32" if narrow and port.dtype == "int64" else port.dtype
-                mine = self.ports[name]
-                if (mine.dtype, mine.shape) != (dtype, port.shape):
-                    raise EngineError(
-                        f"{side} {name!r} of the plan of {self.title} is {mine.dtype} {mine.shape}, the manifest says {port.dtype} {port.shape}; {again}"
-                    )
-
-    def in_place(self, output: str, source: str) -> bool:
-        """TensorRT wants this output in the memory of that input (the cache layer of 10.15 and newer)."""
-        # older engines have no such method, and no such layer
-        alias = getattr(self.engine, "get_aliased_input_tensor", None)
-        return alias is not None and alias(output) == source
-
-    def run(self, stream: int, addresses: Mapping[str, int]) -> None:
-        """Put the graph into the stream, its tensors at these addresses."""
-        for name, address in addresses.items():
-            if not self._context.set_tensor_address(name, address):
-                raise EngineError(f"TensorRT refuses the memory of {name!r} of {self.title}: {self._words.last_error}")
-        if not self._context.execute_async_v3(stream):
-            raise EngineError(f"TensorRT can't run {self.title}: {self._words.last_error}")
-
-    def pick(self, names: tuple[str, ...]) -> list[Port]:
-        return [self.ports[name] for name in names if name in self.ports]
 
 
 class TensorRTBackend(Session):
@@ -95,7 +35,9 @@ class TensorRTBackend(Session):
     returns whole caches, two take turns. plans: bytes of the plan of a graph. threads has no meaning here.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, tokenizer: Any, threads: int | None = None, *, plans: Callable[[str], bytes] | None = None):
+    name = "tensorrt"
+
+    def __init__(self, folder: Path, manifest: Manifest, tokenizer: Any, threads: int | None = None, *, plans: Callable[[str], bytes]):
         super().__init__(manifest.spec, tokenizer.token_to_id(ACTION_START))
         self._slots = self.spec.cache_tokens - self.spec.prompt_tokens
         self._ahead = 0  # answer slots that hold what the model said by itself
@@ -144,16 +86,17 @@ class TensorRTBackend(Session):
         self._step_logits = Arena(gpu, step.pick(("logits",)), host=False)
 
     def _connect(self, plan: Plan, known: set[str]) -> None:
-        """Every tensor that graphs hand to each other must be the same on both sides, and every other one known here."""
+        """Every tensor that graphs hand to each other must be of one type on both sides, and every other one known here."""
+        again = "export the checkpoint and build again"
         known |= {f"{name}{ending}" for name in self._caches for ending in ("_new", "_out")}
         for name, port in plan.ports.items():
             other = self._caches.get(name) or (self._plans["vision"].ports[name] if name == "feat" else None)
             if other is None and name not in known:
-                raise EngineError(f"graph {plan.title} has a tensor {name!r} that this version doesn't know; export the checkpoint again")
+                raise EngineError(f"graph {plan.title} has a tensor {name!r} that this version doesn't know; {again}")
             if other is not None and port.dtype != other.dtype:
-                raise EngineError(f"{name!r} of {plan.title} is {port.dtype}, where it comes from it is {other.dtype}; export and build all graphs alike")
+                raise EngineError(f"{name!r} of {plan.title} is {port.dtype}, where it comes from it is {other.dtype}; {again}")
         if plan.title == "step" and plan.ports["token"].dtype != plan.ports["next_token"].dtype:
-            raise EngineError(f"step takes {plan.ports['token'].dtype} tokens and gives {plan.ports['next_token'].dtype}; export the checkpoint again")
+            raise EngineError(f"step takes {plan.ports['token'].dtype} tokens and gives {plan.ports['next_token'].dtype}; {again}")
 
     def _record(self) -> None:
         gpu = self._device
@@ -213,11 +156,12 @@ class TensorRTBackend(Session):
         """Columns that a plan has made -> the cache, from a slot on."""
         made = self._made[plan.title]
         for name, port in self._caches.items():
-            if f"{name}{ending}" in made:
+            columns = f"{name}{ending}"
+            if columns in made:
                 _, heads, slots, size = port.shape
                 row = size * itemsize(port)
-                columns = plan.ports[f"{name}{ending}"].shape[2] * row
-                self._device.copy_rows(self._pools[0].address(name) + slot * row, slots * row, made.address(f"{name}{ending}"), columns, columns, heads)
+                width = plan.ports[columns].shape[2] * row
+                self._device.copy_rows(self._pools[0].address(name) + slot * row, slots * row, made.address(columns), width, width, heads)
 
     def _run_step(self, slot: int, row: int, following: int | None = None) -> None:
         """The token of a row goes into an answer slot; what follows it into another row."""

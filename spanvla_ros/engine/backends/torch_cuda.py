@@ -56,7 +56,8 @@ class TorchCudaBackend(Session):
             self._record()
         except torch.cuda.OutOfMemoryError as error:
             self._net = None
-            raise EngineError(f"the memory of {torch.cuda.get_device_name()} is full ({str(error).splitlines()[0]}); end other programs on it") from None
+            reason = str(error).splitlines()[0]
+            raise EngineError(f"the memory of {torch.cuda.get_device_name()} is full ({reason}); end other programs on it") from None
 
     def _allocate(self, model: SpanVLA) -> None:
         spec, device = self.spec, self._net.device
@@ -90,7 +91,9 @@ class TorchCudaBackend(Session):
 
     @torch.no_grad()
     def _record(self) -> None:
-        works = {"vision": self._run_vision, "prefill": self._run_prefill, "block": self._run_block, "close": self._run_close, "expert": self._run_expert}
+        works = {
+            "vision": self._run_vision, "prefill": self._run_prefill, "block": self._run_block, "close": self._run_close, "expert": self._run_expert,
+        }  # fmt: skip
         # any prompt will do, but its masks must leave something open
         self._host["length"][:] = 1
         self._send("length")
