@@ -25,6 +25,7 @@ from spanvla_ros.contracts import EngineError  # noqa: E402
 from spanvla_ros.engine import arena, build, device, gpu, load, manifest, parity  # noqa: E402
 from spanvla_ros.engine.backends.onnxruntime import OnnxRuntimeBackend  # noqa: E402
 from spanvla_ros.engine.backends.tensorrt import GRAPHS, TensorRTBackend  # noqa: E402
+from spanvla_ros.engine.features import PairCache  # noqa: E402
 from spanvla_ros.engine.manifest import Port  # noqa: E402
 from spanvla_ros.planning import tokenizer as tokenizers  # noqa: E402
 from spanvla_ros.planning.preprocess import preprocess  # noqa: E402
@@ -197,30 +198,29 @@ def test_another_thread_plans(folders, machine):
 
 
 def test_features_of_several_cameras_lie_as_the_prompt_counts_them(machine):
-    """Vision sees one frame pair of all cameras; the prompt wants camera after camera."""
+    """Vision sees one frame pair of all cameras; the prompt wants camera after camera, and an older pair isn't seen again."""
     machine()
     gpu_side = device.open_device()
     backend = TensorRTBackend.__new__(TensorRTBackend)
     small, large = (Port(name="feat", dtype="float32", shape=(rows, 4)) for rows in (3 * 2, 3 * 2 * 2))
-    backend._device, backend._cameras, backend._pairs = gpu_side, 3, 2
-    backend._patches = arena.Arena(gpu_side, [Port(name="patches", dtype="float32", shape=(1,))])
-    backend._pair = arena.Arena(gpu_side, [small], {"feat": 2}, host=False)
+    backend._device, backend._cameras, backend._pairs, backend.seen = gpu_side, 3, 2, PairCache(3, 2)
+    backend._patches = arena.Arena(gpu_side, [Port(name="patches", dtype="float32", shape=(3, 2, 4))])
+    backend._seen_rows = arena.Arena(gpu_side, [small], {"feat": 28}, host=False)
     backend._features = arena.Arena(gpu_side, [large], host=False)
-    source = arena.Arena(gpu_side, [small])
-    looks = iter(range(2))
+    backend._free_rows = list(range(1, 28))
 
     def run(stream, addresses):
-        source.write("feat", np.arange(24).reshape(6, 4) + 100 * next(looks))
-        source.upload()
-        gpu_side.copy_rows(addresses["feat"], 96, source.address("feat"), 96, 96, 1)
-        gpu_side.wait()
+        gpu_side.copy_rows(addresses["feat"], 96, addresses["patches"], 96, 96, 1)
 
-    backend._plans = {"vision": types.SimpleNamespace(run=run, ports={"feat": small})}
-    for pair in range(2):
-        backend._run_vision(pair)
-    found = backend._features.fetch("feat").reshape(3, 2, 2, 4)  # camera, pair, token
-    for pair in range(2):
-        assert np.array_equal(found[:, pair], np.arange(24).reshape(3, 2, 4) + 100 * pair)
+    backend._plans = {"vision": types.SimpleNamespace(run=run)}
+    backend._launch = lambda kind, index: (backend._run_vision(), gpu_side.wait())
+    pictures = np.random.default_rng(0).standard_normal((40, 3, 2, 4)).astype(np.float32)  # time, camera, patch
+    for older, newer in zip(pictures, pictures[1:]):
+        patches = np.stack([older, newer], axis=1).reshape(6, 2, 4)
+        for pair, row in enumerate(backend.seen.features(patches, backend._see)):
+            backend._place(pair, row)
+        assert np.array_equal(backend._features.fetch("feat").reshape(6, 2, 4), patches)
+    assert backend.seen.encoded == len(pictures)
 
 
 def cut(data):

@@ -45,6 +45,10 @@ class Arena:
     def __contains__(self, name: str) -> bool:
         return name in self._places
 
+    def size(self, name: str) -> int:
+        """Bytes of one row."""
+        return self._places[name].size
+
     def address(self, name: str, row: int = 0) -> int:
         """On the GPU."""
         return self._address + self._begin(name, row)

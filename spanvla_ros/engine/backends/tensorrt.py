@@ -6,8 +6,8 @@ vision and prefill; blocks of reasoning steps, each with the token of the one be
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from spanvla_ros.contracts import EngineError
 from spanvla_ros.engine import build, device
 from spanvla_ros.engine.arena import Arena, itemsize
 from spanvla_ros.engine.backends.session import Session
+from spanvla_ros.engine.features import CAPACITY
 from spanvla_ros.engine.manifest import Manifest
 from spanvla_ros.engine.plan import Plan
 from spanvla_ros.planning.tokenizer import ACTION_START
@@ -26,6 +27,13 @@ BLOCK = 5  # steps between two looks at the tokens: more of them waste work afte
 PROMPT = ("ids", "slot", "positions", "length")
 PER_STEP = ("position", "valid", "index")  # what the host knows about every step before the first
 MOTION = ("noise", "ego", "base", "age", "position", "valid")
+
+
+class Row:
+    """Where features lie on the GPU."""
+
+    def __init__(self, index: int):
+        self.index = index
 
 
 class TensorRTBackend(Session):
@@ -76,7 +84,9 @@ class TensorRTBackend(Session):
         # vision takes one frame pair of every camera, in an engine from before that all pairs at once
         self._cameras = len(self.spec.cameras)
         self._pairs = self.spec.groups // vision.ports["patches"].shape[0]
-        self._pair = Arena(gpu, vision.pick(("feat",)), {"feat": self._pairs}, host=False)
+        # features of pairs that were seen, and the row that vision writes
+        self._seen_rows = Arena(gpu, vision.pick(("feat",)), {"feat": CAPACITY + self._pairs + 1}, host=False)
+        self._free_rows = list(range(1, CAPACITY + self._pairs + 1))
         self._features = Arena(gpu, prefill.pick(("feat",)), host=False)
         columns = [prefill.ports[name] for name, port in self._caches.items() if prefill.ports.get(name, port) != port]
         self._made = {
@@ -100,8 +110,7 @@ class TensorRTBackend(Session):
 
     def _record(self) -> None:
         gpu = self._device
-        works: dict[tuple[str, int], Callable[[], None]] = {("prefill", 0): self._run_prefill}
-        works |= {("vision", pair): lambda pair=pair: self._run_vision(pair) for pair in range(self._pairs)}
+        works: dict[tuple[str, int], Callable[[], None]] = {("vision", 0): self._run_vision, ("prefill", 0): self._run_prefill}
         works |= {("block", first): lambda first=first: self._run_block(first) for first in range(0, self._slots, BLOCK)}
         works |= {("close", slot): lambda slot=slot: self._run_step(slot, self._stop_row) for slot in range(self._slots)}
         works |= {("expert", turn): lambda turn=turn: self._run_expert(turn) for turn in range(len(self._pools))}
@@ -126,15 +135,26 @@ class TensorRTBackend(Session):
                 found[f"{name}_out"] = target.address(name)
         return found
 
-    def _run_vision(self, pair: int) -> None:
-        """Features of one frame pair of every camera -> their places in the prompt, which goes camera by camera."""
-        vision, features = self._plans["vision"], self._pair.address("feat", pair)
+    def _run_vision(self) -> None:
         self._patches.upload()
-        vision.run(self._device.stream, {"patches": self._patches.address("patches"), "feat": features})
-        port = vision.ports["feat"]
+        features = self._seen_rows.address("feat")
+        self._plans["vision"].run(self._device.stream, {"patches": self._patches.address("patches"), "feat": features})
+
+    def _see(self, patches: np.ndarray) -> Row:
+        """Features of one frame pair of every camera, in a row of their own that is free again when nobody holds it."""
+        self._patches.write("patches", patches)
+        self._launch("vision", 0)
+        row = Row(self._free_rows.pop())
+        weakref.finalize(row, self._free_rows.append, row.index)
+        size = self._seen_rows.size("feat")
+        self._device.copy_rows(self._seen_rows.address("feat", row.index), size, self._seen_rows.address("feat"), size, size, 1)
+        return row
+
+    def _place(self, pair: int, row: Row) -> None:
+        """Features of one frame pair of every camera -> their places in the prompt, which goes camera by camera."""
         parts = self._cameras if self._pairs > 1 else 1
-        width = prod(port.shape) * itemsize(port) // parts
-        self._device.copy_rows(self._features.address("feat") + pair * width, self._pairs * width, features, width, width, parts)
+        width, source = self._seen_rows.size("feat") // parts, self._seen_rows.address("feat", row.index)
+        self._device.copy_rows(self._features.address("feat") + pair * width, self._pairs * width, source, width, width, parts)
 
     def _run_prefill(self) -> None:
         prefill, first, made = self._plans["prefill"], self._pool(0), self._made["prefill"]
@@ -215,10 +235,10 @@ class TensorRTBackend(Session):
 
     def _encode(self, prompt: Mapping[str, np.ndarray]) -> int:
         self._device.use()
-        pairs = prompt["patches"].reshape(-1, self._pairs, *prompt["patches"].shape[1:])
-        for pair in range(self._pairs):
-            self._patches.write("patches", pairs[:, pair])
-            self._launch("vision", pair)
+        patches = prompt["patches"]
+        at_once = self._pairs == 1
+        for pair, row in enumerate([self._see(patches)] if at_once else self.seen.features(patches, self._see)):
+            self._place(pair, row)
         for name in PROMPT:
             self._inputs.write(name, prompt[name])
         length, size = int(prompt["length"][0]), self.spec.prompt_tokens

@@ -33,14 +33,14 @@ class TorchCudaBackend(Session):
     name = "torch-cuda"
 
     def __init__(self, folder: Path, manifest: Manifest, tokenizer: Any, threads: int | None = None):
-        device = _gpu()
+        device = gpu()
         self._start_on(checkpoint.load(folder), device, torch.bfloat16)
 
     @classmethod
     def on(cls, model: SpanVLA, threads: int | None = None, *, device: str = "cuda", dtype: torch.dtype = torch.bfloat16) -> TorchCudaBackend:
         """A backend on a model in memory. device cpu: the same operations without graphs, to check them where there is no GPU."""
         backend = cls.__new__(cls)
-        backend._start_on(model, _gpu() if device == "cuda" else torch.device(device), dtype)
+        backend._start_on(model, gpu() if device == "cuda" else torch.device(device), dtype)
         return backend
 
     def _start_on(self, model: SpanVLA, device: torch.device, dtype: torch.dtype) -> None:
@@ -62,7 +62,6 @@ class TorchCudaBackend(Session):
     def _allocate(self, model: SpanVLA) -> None:
         spec, device = self.spec, self._net.device
         patches = (len(spec.cameras), spec.grid[0] * spec.grid[1] * spec.merge**2, 3 * spec.temporal_patch * spec.patch**2)
-        self._pairs = spec.groups // len(spec.cameras)
         size, points = spec.prompt_tokens, (spec.waypoints, 3)
         shapes = {
             "patches": (patches, torch.float32), "ids": ((size,), torch.int64), "slot": ((size,), torch.int64),
@@ -176,10 +175,11 @@ class TorchCudaBackend(Session):
     @torch.no_grad()
     def _encode(self, prompt: Mapping[str, np.ndarray]) -> int:
         cameras = len(self.spec.cameras)
-        pairs = prompt["patches"].reshape(cameras, self._pairs, *prompt["patches"].shape[1:])
-        places = self._features.view(cameras, self._pairs, -1, self._features.shape[-1])
-        for index in range(self._pairs):
-            places[:, index] = self._see(pairs[:, index])
+        pairs = self.seen.features(prompt["patches"], self._see)
+        # (cameras, tokens, H) of every pair -> camera by camera, as the prompt counts them
+        places = self._features.view(cameras, len(pairs), -1, self._features.shape[-1])
+        for index, pair in enumerate(pairs):
+            places[:, index] = pair
         for name in PROMPT:
             self._host[name].numpy()[...] = prompt[name].reshape(self._host[name].shape)
         self._send(*PROMPT)
@@ -238,7 +238,8 @@ class TorchCudaBackend(Session):
         self._graphs, self._net = {}, None
 
 
-def _gpu() -> torch.device:
+def gpu() -> torch.device:
+    """The GPU that torch sees. Errors: EngineError where it sees none."""
     if not torch.cuda.is_available():
         built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
         raise EngineError(f"torch {torch.__version__}, built {built}, finds no GPU; choose backend onnxruntime")
