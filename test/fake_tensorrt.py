@@ -7,6 +7,7 @@ raises NotImplementedError when it is called. Plans are tied to the version and 
 from __future__ import annotations
 
 import enum
+import importlib.machinery
 import json
 from math import prod
 from pathlib import Path
@@ -321,5 +322,7 @@ def module(version, gpu):
     )
     for name, value in contents.items():
         object.__setattr__(made, name, value)
+    # others look for packages by it
+    object.__setattr__(made, "__spec__", importlib.machinery.ModuleSpec("tensorrt", None))
     Builder._module = made
     return made

@@ -106,10 +106,12 @@ def _candidates(backend: str, folder: Path) -> tuple[tuple[str, ...], list[str]]
 
 
 def _no_tensorrt(folder: Path) -> str | None:
-    from spanvla_ros.engine import gpu, store
+    from spanvla_ros.engine import gpu
 
     try:
         gpu.driver()
+        from spanvla_ros.engine import store
+
         store.plans(folder, manifests.read(folder))
     except (EngineError, ImportError) as error:
         return str(error)
