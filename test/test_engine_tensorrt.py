@@ -298,8 +298,7 @@ def test_the_name_opens_the_plans_of_the_folder(folders, machine, monkeypatch):
 
     # the store looks for plans of this machine; its own tests are beside it
     fake = types.SimpleNamespace(plans=plans, verify=lambda folder, found: [])
-    monkeypatch.setitem(sys.modules, "spanvla_ros.engine.store", fake)
-    monkeypatch.setattr("spanvla_ros.engine.store", fake, raising=False)
+    monkeypatch.setattr(load, "store", fake)
     _, _, session = load.load_backend(folders["columns"], "tensorrt")
     assert (session.name, asked) == ("tensorrt", [folders["columns"]])
     if not torch.cuda.is_available():

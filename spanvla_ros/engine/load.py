@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from spanvla_ros.contracts import EngineError, ModelSpec
+from spanvla_ros.engine import gpu, store
 from spanvla_ros.engine import manifest as manifests
-from spanvla_ros.engine import store
 from spanvla_ros.engine.backends.session import Session
 from spanvla_ros.planning import tokenizer as tokenizers
 from spanvla_ros.planning.planner import Planner
@@ -105,22 +105,7 @@ def _candidates(backend: str, folder: Path) -> tuple[tuple[str, ...], list[str]]
     return tuple(name for name in BACKENDS if not reasons[name]), [f"{name}: {why}" for name, why in reasons.items() if why]
 
 
-def _no_tensorrt(folder: Path) -> str | None:
-    from spanvla_ros.engine import gpu
-
-    try:
-        gpu.driver()
-        from spanvla_ros.engine import store
-
-        store.plans(folder, manifests.read(folder))
-    except (EngineError, ImportError) as error:
-        return str(error)
-    return None
-
-
 def _no_torch_cuda(folder: Path) -> str | None:
-    from spanvla_ros.engine import gpu
-
     try:
         # before torch is loaded for nothing
         gpu.driver()
@@ -133,7 +118,7 @@ def _no_torch_cuda(folder: Path) -> str | None:
 
 
 # of those that need more than a CPU: (engine folder) -> why this machine can't run it, None where it can
-PROBES: dict[str, Callable[[Path], str | None]] = {"tensorrt": _no_tensorrt, "torch-cuda": _no_torch_cuda}
+PROBES: dict[str, Callable[[Path], str | None]] = {"tensorrt": store.absent, "torch-cuda": _no_torch_cuda}
 
 
 def _opener(name: str) -> Callable[..., Session]:
@@ -146,7 +131,6 @@ def _opener(name: str) -> Callable[..., Session]:
 
         return TorchCudaBackend
     if name == "tensorrt":
-        from spanvla_ros.engine import store
         from spanvla_ros.engine.backends.tensorrt import TensorRTBackend
 
         return lambda folder, manifest, tokenizer, threads: TensorRTBackend(folder, manifest, tokenizer, threads, plans=store.plans(folder, manifest))
