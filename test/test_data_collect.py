@@ -54,6 +54,21 @@ def test_samples_are_complete_and_pass_the_check(folder):
     assert sample.split == "validation" and sample.provenance["driver"] == "expert"
 
 
+def test_an_unsteady_hand_shows_the_way_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(collect, "_pictures", painted)
+    assert collect.drive("lane", 5010, tmp_path, Recipe(unsteady=True, cameras=("front",), limit_s=14.0)) > 4
+    dataset = Dataset(tmp_path)
+    assert check.check(tmp_path).errors == []
+    offsets, ends = [], []
+    for index in range(len(dataset)):
+        record = dataset.record(index)
+        assert record["label"] == "pos" and record["provenance"]["future"] == "plan" and record["provenance"]["unsteady"]
+        offsets.append(abs(record["scene"]["lateral_offset_m"]))
+        # the plan ends where the lane is, not where the hand went
+        ends.append(abs(record["scene"]["lateral_offset_m"] + record["future"][-1][1]) if abs(record["scene"]["curvature_1pm"][2]) < 1e-3 else 0.0)
+    assert 0.3 < max(offsets) < 3.0 and max(ends) < max(offsets)
+
+
 def test_the_future_is_what_was_driven(folder):
     dataset = Dataset(folder)
     for index in range(len(dataset)):

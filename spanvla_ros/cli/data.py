@@ -30,6 +30,7 @@ def add_parser(subparsers) -> None:
         "let an engine drive in the simulator; the expert's plans for where it gets are the labels",
         "example: spanvla data dagger --engine engines/demo --families all --seeds 1:5000:100 --cameras front --out samples",
     )
+    sim.add_argument("--unsteady", action="store_true", help="the expert drifts off now and then; its plans for where it gets are the labels")
     dagger.add_argument("--engine", required=True, help="folder of the engine that drives")
     for command in (sim, dagger):
         command.add_argument("--families", default="all", help="comma-separated scenario families, or 'all' (%(default)s)")
@@ -114,7 +115,8 @@ def _sim(args: argparse.Namespace) -> int:
     families, seeds = scenarios.parse_families(args.families), scenarios.parse_seeds(args.seeds)
     if min(seeds) < 0 or max(seeds) >= 6000:
         raise ConfigError(f"--seeds {args.seeds}: samples come from seeds 0-4999 (training) and 5000-5999 (validation); others are for tests")
-    recipe = Recipe(engine=getattr(args, "engine", None), cameras=tuple(args.cameras.split(",")), every_s=args.every)
+    driver = {"engine": args.engine} if args.data_command == "dagger" else {"unsteady": args.unsteady}
+    recipe = Recipe(**driver, cameras=tuple(args.cameras.split(",")), every_s=args.every)
     total, done, samples, errors, start = len(seeds) * len(families), 0, 0, 0, time.monotonic()
     fresh = 0
     for drive, count, error in collect(families, seeds, args.out, args.workers, recipe):

@@ -2,7 +2,8 @@
 
 Seeds decide how a scenario is driven: even ones by the expert from a slightly disturbed start, odd ones with a lapse. The
 future of a sample is what was driven; its text and decision are the expert's for that state, so a negative says what should
-have been done. Where an engine drives (DAgger), the future is the expert's plan for the states that the engine gets into.
+have been done. Where the drive leaves what the expert wants, because its hand is unsteady (noise on the supervisor, as in
+DART) or because an engine drives (DAgger), the future is the expert's plan for the states that the car gets into.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from spanvla_ros import __version__
-from spanvla_ros.contracts import ConfigError, DataError, NotReady, Observation, Trajectory
+from spanvla_ros.contracts import ConfigError, DataError, InputError, Observation, Trajectory
 from spanvla_ros.data import episode, labels
 from spanvla_ros.data.episode import EXPOSURE_S, GRID, Log, Still
+from spanvla_ros.data.hand import UnsteadyHand
 from spanvla_ros.data.labels import Choice
 from spanvla_ros.data.sample import Sample, to_record
 from spanvla_ros.data.shards import ShardWriter, finished, write_map
@@ -28,6 +30,7 @@ from spanvla_ros.planning.inputs import InputBuffer
 from spanvla_ros.planning.prompt import reasoning_text
 from spanvla_ros.planning.trajectory import densify
 from spanvla_ros.sim import chart as charts
+from spanvla_ros.sim import frame as frames_of
 from spanvla_ros.sim.driver.decision import Decision
 from spanvla_ros.sim.driver.lapse import Careless, Lapse
 from spanvla_ros.sim.driver.style import Style
@@ -43,15 +46,17 @@ GENERATOR = f"spanvla_ros {__version__} collect/2"
 LIMIT_S = 25.0
 _ATTEMPTS, _ENOUGH = 3, 3  # lapses tried until one drive has so many negatives
 _KICK_M, _KICK_RAD = 0.4, 0.04  # most that a start is disturbed by
+_NEAR, _TROUBLE_M, _RELIEF_S = 6, 2.5, 2.5  # an engine whose first 3 s are so far from the expert's is relieved for so long
 _CHUNK, _CHUNKS_PER_PROCESS = 6, 12  # neighbours share a map; a fresh process now and then bounds the memory
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How drives become samples. engine: folder of an engine that drives instead of the expert; cameras: whose pictures are stored;
-    every_s: seconds between samples that are to be imitated, in steps of 0.5 s."""
+    """How drives become samples. engine: folder of an engine that drives instead of the expert; unsteady: the expert's hand is;
+    cameras: whose pictures are stored; every_s: seconds between samples that are to be imitated, in steps of 0.5 s."""
 
     engine: str | None = None
+    unsteady: bool = False
     cameras: tuple[str, ...] = GRID.cameras
     every_s: float = 1.0
     limit_s: float = LIMIT_S
@@ -71,7 +76,7 @@ class Recipe:
 def drive(family: str, seed: int, folder: Path, recipe: Recipe = Recipe()) -> int:
     """Drive one scenario and write its samples as one shard; returns their number (0 where the shard was there already)."""
     engine = recipe.engine
-    name = f"{family}_{seed:05d}" + ("_engine" if engine else "")
+    name = f"{family}_{seed:05d}" + ("_engine" if engine else "_unsteady" if recipe.unsteady else "")
     if finished(folder, name):
         return 0
     scenario = scenarios.build(family, seed)
@@ -82,6 +87,11 @@ def drive(family: str, seed: int, folder: Path, recipe: Recipe = Recipe()) -> in
         if engine:
             log, chosen = _driven_by_engine(simulation, engine, recipe)
             provenance |= {"driver": "engine", "future": "plan"}
+        elif recipe.unsteady:
+            hand = UnsteadyHand(simulation)
+            log = episode.drive(simulation, lambda decision, _: hand.plan(decision.trajectory), recipe.limit_s)
+            chosen = _intended(log, recipe.spacing)
+            provenance |= {"driver": "expert", "future": "plan", "unsteady": True}
         else:
             log, chosen, more = _driven(simulation, recipe)
             provenance |= more
@@ -129,33 +139,45 @@ def _driven(simulation: Simulation, recipe: Recipe) -> tuple[Log, list[Choice], 
 
 
 def _driven_by_engine(simulation: Simulation, engine: str, recipe: Recipe) -> tuple[Log, list[Choice]]:
-    """A drive of an engine, with the expert's plan as the future of every sample."""
+    """A drive of an engine. Where its plan is far from the expert's, the expert drives for some seconds: a drive that is lost teaches nothing."""
     from spanvla_ros.engine.load import load_planner
 
     planner = load_planner(engine)
     buffer = InputBuffer(planner.spec)
+    relief_s = 0.0
 
     def plan(decision: Decision, _: Observation | None) -> Trajectory:
+        nonlocal relief_s
         ego, stamp = simulation.ego, simulation.stamp_ns
         buffer.add_odometry(stamp, ego.pose, ego.speed_mps, ego.yaw_rate_rps)
         for camera in planner.spec.cameras:
             buffer.add_image(camera, stamp, simulation.jpeg(camera))
         try:
-            return densify(planner.plan(buffer.observe(stamp, simulation.command)))
-        except NotReady:
+            made = planner.plan(buffer.observe(stamp, simulation.command))
+        except InputError:  # no plan yet, or one that makes no sense
             return decision.trajectory
+        apart = np.hypot(*(made.waypoints_base - decision.waypoints_base)[:_NEAR, :2].T).max()
+        if apart > _TROUBLE_M:
+            relief_s = simulation.time_s + _RELIEF_S
+        return decision.trajectory if simulation.time_s < relief_s else densify(made)
 
     try:
         log = episode.drive(simulation, plan, recipe.limit_s)
     finally:
         planner.close()
+    return log, _intended(log, recipe.spacing)
+
+
+def _intended(log: Log, spacing: int) -> list[Choice]:
+    """Moments up to the first contact, each with what the expert wants to do from there."""
+    contact = next((k for k, frame in enumerate(log.frames) if frames_of.touching(frame)), len(log.frames))
     chosen = []
-    for instant in labels.thinned(log, log.instants, recipe.spacing):
+    for instant in labels.thinned(log, log.instants, spacing):
         poses = instant.decision.trajectory.poses_odom
         dense = to_local(poses[0], poses[1 : episode.FUTURE_FRAMES + 1])
-        if instant.index + episode.FUTURE_FRAMES < len(log.frames):
+        if instant.index + episode.FUTURE_FRAMES < len(log.frames) and instant.index < contact:
             chosen.append(Choice(instant=instant, label="pos", future=instant.decision.waypoints_base, dense=dense))
-    return log, chosen
+    return chosen
 
 
 def _pictures(scenario: Scenario, log: Log, chosen: list[Choice], cameras: tuple[str, ...]) -> dict[tuple[str, int], bytes]:
