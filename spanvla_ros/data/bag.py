@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -45,6 +46,12 @@ class Bag:
     def topics(self) -> dict[str, str]:
         """Topic -> message type."""
         return {connection.topic: connection.msgtype for connection in self._reader.connections}
+
+    @property
+    def identity(self) -> str:
+        """Eight hexadecimal digits that copies of one recording share: of its first and last instant and the number of messages."""
+        reader = self._reader
+        return hashlib.sha256(f"{reader.start_time} {reader.end_time} {reader.message_count}".encode()).hexdigest()[:8]
 
     def require(self, topic: str, types: Sequence[str], purpose: str) -> None:
         """InputError unless `topic` is in the bag with messages of one of `types`."""

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rclpy.node import Node
 
-from spanvla_ros import config
 from spanvla_ros.contracts import ConfigError, ModelSpec
+from spanvla_ros.planning.rig import Camera, load_rig
 from spanvla_ros.ros import qos
 from spanvla_ros.ros.diagnostics import ERROR, OK, WARN
 from spanvla_ros.share import share
@@ -26,30 +25,6 @@ DEMO_RIG = "config/rigs/demo.yaml"
 _FOV_TOLERANCE_DEG = 3.0
 _MOUNT_TOLERANCE_M = 0.3
 _YAW_TOLERANCE_DEG = 3.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Camera:
-    """A pinhole of width x height pixels, mounted at (x, y, z) in base_link, looking along yaw."""
-
-    width: int
-    height: int
-    hfov_deg: float
-    x_m: float
-    y_m: float
-    z_m: float
-    yaw_deg: float = 0.0
-    pitch_deg: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rig:
-    cameras: dict[str, Camera]
-
-
-def load_rig(path: Path) -> Rig:
-    """Read config/rigs/*.yaml."""
-    return config.load(Rig, path)
 
 
 def lens_differences(name: str, camera: Camera, info: Any) -> list[str]:
