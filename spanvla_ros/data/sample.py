@@ -11,20 +11,21 @@ import numpy as np
 
 from spanvla_ros.contracts import NS_PER_S, Command, DataError, EgoHistory, Image, ModelSpec, Observation
 from spanvla_ros.planning.images import decode_jpeg
-from spanvla_ros.planning.inputs import Grid
+from spanvla_ros.planning.inputs import Grid, InputLimits
 
 SCHEMA = "mreasoning/1"
 LABELS = ("pos", "neg", "rec")
 FUTURE_INTERVAL_S = 0.5
 DENSE_INTERVAL_S = 0.1
 _STAMP_NS = 1_000_000  # stamps of one instant may differ by this
+_FRAME_NS = round(InputLimits().frame_tolerance_s * NS_PER_S)  # a real camera's clock knows no grid
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
     """Observation + targets.
 
-    future (10, 3): poses in base_link at t0 every 0.5 s; dense (50, 3): the same every 0.1 s; label: pos and rec are driven
+    future (10, 3): poses in base_link at t0 every 0.5 s; dense (50, 3): the same every 0.1 s; both are shorter where a recording ends; label: pos and rec are driven
     to be imitated, neg to be avoided (its reasoning says what should have been done); fields: exact scene facts; cells
     (rows, columns) uint8 class bits; lights: signals of the route ahead as {connector, state, distance_m}; span: first frame,
     frame of t0 and number of frames in the drive's truth.
@@ -107,7 +108,7 @@ def picked(record: Mapping[str, Any], grid: Grid | ModelSpec | None) -> dict[str
     if missing:
         raise DataError(f"sample {record['id']} has no camera {missing}, only {list(images)}")
     return {
-        camera: [images[camera][k] for k in _indices(record, [f["stamp_ns"] for f in images[camera]], grid.frame_offsets_s, camera)]
+        camera: [images[camera][k] for k in _indices(record, [f["stamp_ns"] for f in images[camera]], grid.frame_offsets_s, camera, _FRAME_NS)]
         for camera in grid.cameras
     }
 
@@ -172,13 +173,13 @@ def _history(record: Mapping[str, Any], grid: Grid | ModelSpec | None) -> EgoHis
     )
 
 
-def _indices(record: Mapping[str, Any], stamps: Sequence[int], offsets_s: Sequence[float], what: str) -> list[int]:
+def _indices(record: Mapping[str, Any], stamps: Sequence[int], offsets_s: Sequence[float], what: str, tolerance_ns: int = _STAMP_NS) -> list[int]:
     """Where the grid's instants are among `stamps`."""
     found = []
     for offset in offsets_s:
         wanted = record["t0_ns"] + round(offset * NS_PER_S)
         nearest = min(range(len(stamps)), key=lambda k: abs(stamps[k] - wanted))
-        if abs(stamps[nearest] - wanted) > _STAMP_NS:
+        if abs(stamps[nearest] - wanted) > tolerance_ns:
             there = [round((s - record["t0_ns"]) / NS_PER_S, 3) for s in stamps]
             raise DataError(f"sample {record['id']}: {what} has nothing at {offset:g} s, only at {there} s")
         found.append(nearest)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from spanvla_ros.contracts import DataError
 from spanvla_ros.data.navsim import scene as navsim
 from spanvla_ros.data.shards import Dataset
 from spanvla_ros.evaluation.pdm import scorer
@@ -42,6 +43,8 @@ def judge(scene: Scene, plans: np.ndarray, version: str) -> tuple[list[dict[str,
 def scene_of(dataset: Dataset, index: int, charts: dict[str, Chart]) -> Scene:
     """The scene of a sample from what the data set holds; `charts` keeps the maps read so far."""
     truth, record = dataset.truth(index), dataset.record(index)
+    if "guide" not in truth:
+        raise DataError(f"sample {record['id']} has no map with a route, which the PDM score needs")
     if truth["map"] not in charts:
         charts[truth["map"]] = Chart.from_document(dataset.chart(truth["map"]))
     span = record["truth"]
@@ -52,8 +55,16 @@ def scene_of(dataset: Dataset, index: int, charts: dict[str, Chart]) -> Scene:
     return frames_of.scene(charts[truth["map"]], Guide.from_document(truth["guide"]), frames, span["t0"] - span["first"])
 
 
+def scorable(dataset: Dataset) -> dict[str, bool]:
+    """Map -> whether its drives have the route that the PDM score needs; recordings of real cars have none."""
+    first: dict[str, int] = {}
+    for index, entry in enumerate(dataset.entries):
+        first.setdefault(entry.map, index)
+    return {name: "guide" in dataset.truth(index) for name, index in first.items()}
+
+
 def score_all(folder: Path, workers: int, split: str | None = None) -> Iterator[Verdict]:
-    """Verdicts on every sample of a data set, by `workers` processes."""
+    """Verdicts on every sample of a data set whose drive has a map and a route, by `workers` processes."""
     count = len(Dataset(folder, split))
     if workers == 1:
         _open(folder, split)
@@ -73,7 +84,7 @@ def _open(folder: Path, split: str | None) -> None:
 
 def _some(indices: Sequence[int]) -> list[Verdict]:
     dataset, charts = _state["dataset"], _state["charts"]
-    return [verdict(dataset, int(index), charts) for index in indices]
+    return [verdict(dataset, int(index), charts) for index in indices if "guide" in dataset.truth(int(index))]
 
 
 def verdict(dataset: Dataset, index: int, charts: dict[str, Chart]) -> Verdict:

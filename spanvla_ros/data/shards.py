@@ -112,6 +112,7 @@ class Entry:
     label: str
     family: str
     map: str
+    seed: int
 
 
 class Dataset:
@@ -127,7 +128,7 @@ class Dataset:
         self.folder, self.grid = Path(folder), grid
         paths = sorted((self.folder / FOLDER).glob(f"*{_LINES}"))
         if not paths:
-            raise DataError(f"{self.folder} holds no shards ({FOLDER}/*{_LINES}); make some with `spanvla data sim`")
+            raise DataError(f"{self.folder} holds no shards ({FOLDER}/*{_LINES}); make some with `spanvla data sim` or `spanvla data bag`")
         self.entries: list[Entry] = []
         digest = hashlib.sha256()
         for path in paths:
@@ -135,7 +136,7 @@ class Dataset:
             for number, (offset, line) in enumerate(_lines(path), 1):
                 record = _parse(line, path, number)
                 if (split is None or record["split"] == split) and (labels is None or record["label"] in labels):
-                    keys = (record["id"], record["split"], record["label"], record["family"], record["map"])
+                    keys = (record["id"], record["split"], record["label"], record["family"], record["map"], record.get("seed", 0))
                     self.entries.append(Entry(path, offset, len(line), *keys))
                     digest.update(line)
             if len(self.entries) > before:
@@ -175,6 +176,10 @@ class Dataset:
             except (OSError, json.JSONDecodeError) as error:
                 raise DataError(f"{path} can't be read: {error}") from None
         return self._truth[1]
+
+    def has_chart(self, map_id: str) -> bool:
+        """Whether there is a document of a map; recordings of real cars mostly come without."""
+        return (self.folder / MAPS / f"{map_id}.json").exists()
 
     def chart(self, map_id: str) -> dict[str, Any]:
         """The document of a map."""

@@ -9,10 +9,11 @@ from typing import Any
 import cv2
 import numpy as np
 
+from spanvla_ros.data import rig
 from spanvla_ros.data.sample import Sample
 from spanvla_ros.data.shards import Dataset
+from spanvla_ros.evaluation.overlay import Camera
 from spanvla_ros.geometry import to_global, to_local
-from spanvla_ros.sim.pictures.camera import Camera
 
 CAMERAS = ("front_left", "front", "front_right")
 _WIDTH, _HEIGHT, _TEXT = 336, 189, 430
@@ -54,15 +55,17 @@ def sheet(dataset: Dataset, indices: Sequence[int], columns: int = 1) -> np.ndar
 def _strip(dataset: Dataset, index: int, charts: dict[str, list[tuple[str, np.ndarray]]]) -> np.ndarray:
     sample, truth = dataset[index], dataset.truth(index)
     if sample.map not in charts:
-        areas = dataset.chart(sample.map)["areas"]
+        areas = dataset.chart(sample.map)["areas"] if dataset.has_chart(sample.map) else []
         charts[sample.map] = [(area["layer"], np.array(rings[0])) for area in areas for rings in area["polygons"]]
     colour = _COLOURS[sample.label]
     pictures = []
-    for name in CAMERAS:
+    shown = [name for name in CAMERAS if name in sample.observation.images] or list(sample.observation.images)[: len(CAMERAS)]
+    for name in shown:
         rgb = sample.observation.images[name][-1].rgb
         picture = np.ascontiguousarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
-        _draw_future(picture, Camera(**truth["cameras"][name]), sample, colour)
-        pictures.append(cv2.resize(picture, (_WIDTH, _HEIGHT), interpolation=cv2.INTER_AREA))
+        _draw_future(picture, rig.view(truth["cameras"][name]), sample, colour)
+        # a lone camera has the room of all
+        pictures.append(_fitted(picture, _WIDTH * len(CAMERAS) // len(shown)))
     strip = np.concatenate([*pictures, _from_above(sample, truth, charts[sample.map], colour), _text(sample, colour)], axis=1)
     cv2.rectangle(strip, (0, 0), (strip.shape[1] - 1, strip.shape[0] - 1), colour, 2)
     return strip
@@ -70,12 +73,23 @@ def _strip(dataset: Dataset, index: int, charts: dict[str, list[tuple[str, np.nd
 
 def _draw_future(picture: np.ndarray, camera: Camera, sample: Sample, colour: tuple[int, int, int]) -> None:
     """The driven path as dots on the ground, bigger ones every 0.5 s."""
-    poses = to_global(sample.observation.pose_odom, sample.dense)
-    points = np.column_stack([poses[:, :2], np.zeros(len(poses))])
-    u, v, depth = camera.project(sample.observation.pose_odom, points)
-    for k in np.flatnonzero(depth > 0.5):
-        if -50 < u[k] < camera.width + 50 and -50 < v[k] < camera.height + 50:
-            cv2.circle(picture, (round(u[k]), round(v[k])), 4 if k % 5 == 4 else 2, colour, -1, cv2.LINE_AA)
+    pixels, ahead = camera.project(np.column_stack([sample.dense[:, :2], np.zeros(len(sample.dense))]))
+    height, width = picture.shape[:2]
+    scale = max(1.0, width / 448)
+    for k in np.flatnonzero(ahead):
+        u, v = pixels[k]
+        if -50 < u < width + 50 and -50 < v < height + 50:
+            cv2.circle(picture, (round(u), round(v)), round(scale * (4 if k % 5 == 4 else 2)), colour, -1, cv2.LINE_AA)
+
+
+def _fitted(picture: np.ndarray, width: int) -> np.ndarray:
+    """In a frame of `width` x _HEIGHT, whole and with its own aspect."""
+    scale = min(width / picture.shape[1], _HEIGHT / picture.shape[0])
+    small = cv2.resize(picture, (round(picture.shape[1] * scale), round(picture.shape[0] * scale)), interpolation=cv2.INTER_AREA)
+    frame = np.full((_HEIGHT, width, 3), 24, np.uint8)
+    top, left = (_HEIGHT - small.shape[0]) // 2, (width - small.shape[1]) // 2
+    frame[top : top + small.shape[0], left : left + small.shape[1]] = small
+    return frame
 
 
 def _from_above(
@@ -116,7 +130,7 @@ def _text(sample: Sample, colour: tuple[int, int, int]) -> np.ndarray:
     end = sample.future[-1]
     lines = [
         f"{sample.instruction}  ({sample.observation.command.value})",
-        f"{speed:.1f} m/s; 5 s later {end[0]:.1f} m ahead, {end[1]:.1f} m left",
+        f"{speed:.1f} m/s; {len(sample.future) / 2:g} s later {end[0]:.1f} m ahead, {end[1]:.1f} m left",
         f"{sample.decision['longitudinal']} | {sample.decision['lateral']}",
         *(f"- {c['class']}: {c['type']}, {c['location']}, {c.get('behavior', c.get('impact'))}" for c in sample.components[:3]),
         *textwrap.wrap(sample.reasoning, 62),

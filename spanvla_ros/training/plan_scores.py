@@ -24,7 +24,7 @@ def has_truth(folder: Path, reader: str) -> bool:
         return False
     dataset = Dataset(folder, "validation", labels=IMITATED)
     try:
-        return "truth" in dataset.record(0) and bool(dataset.truth(0))
+        return "truth" in dataset.record(0) and all(scoring.scorable(dataset).values())
     except DataError:
         return False
 
