@@ -143,7 +143,7 @@ def test_records_fit_the_schema(tmp_path, validator):
     [
         (("decision", "lateral"), "sideways"),
         (("label",), "good"),
-        (("future",), [[0.0, 0.0, 0.0]] * 9),
+        (("future",), [[0.0, 0.0, 0.0]] * 11),
         (("critical_components", 0, "class"), "Ghost"),
         (("images",), {"front": []}),
         (("provenance", "lapse"), {"kind": "sleep"}),

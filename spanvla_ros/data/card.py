@@ -66,7 +66,7 @@ def describe(dataset: Dataset, by: str) -> dict[str, Any]:
         for name in ("licence", "annotation"):
             counts[name][provenance.get(name, _NOT_STATED)] += 1
         counts["tag"].update(provenance.get("tags", ()))
-        counts["camera"].update(record["images"])
+        counts["camera"].update(list(record["images"]))
     for index in shards.values():
         skipped.update(dataset.truth(index).get("skipped", {}))
     return {

@@ -31,7 +31,7 @@ _DENSE = round(FUTURE_INTERVAL_S / DENSE_INTERVAL_S)
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """errors: one line each; shares: label -> share of the samples that were driven for it."""
+    """errors: one line each; shares: label -> share of the samples."""
 
     samples: int
     errors: list[str] = field(default_factory=list)
@@ -60,13 +60,13 @@ def check(folder: Path, workers: int = 1) -> Findings:
             if moment in seen:
                 errors.append(f"{name}: is the same moment as {seen[moment]}")
             seen.setdefault(moment, name)
-    total = max(sum(counts.values()), 1)
-    shares = {label: counts[label] / total for label in labels.PLANNED}
     if sum(counts.values()) >= _ENOUGH:
         for label, planned in labels.PLANNED.items():
-            if abs(shares[label] - planned) > labels.TOLERANCE:
-                errors.append(f"{shares[label]:.1%} of the samples are {label}, planned are {planned:.0%} +- {labels.TOLERANCE:.0%}")
-    return Findings(samples=len(dataset), errors=errors, shares=shares)
+            share = counts[label] / sum(counts.values())
+            if abs(share - planned) > labels.TOLERANCE:
+                errors.append(f"{share:.1%} of the samples are {label}, planned are {planned:.0%} +- {labels.TOLERANCE:.0%}")
+    there = Counter(entry.label for entry in dataset.entries)
+    return Findings(samples=len(dataset), errors=errors, shares={label: there[label] / len(dataset) for label in labels.PLANNED})
 
 
 def _overall(dataset: Dataset, scorable: Mapping[str, bool]) -> Iterator[str]:
@@ -109,7 +109,7 @@ def _shard(dataset: Dataset, indices: list[int]) -> tuple[list[str], Counter, di
         if name in moments:
             errors.append(f"{record['id']}: is the same moment as {moments[name]}")
         moments[name] = record["id"]
-        if record["provenance"]["driver"] in ("expert", "lapse"):
+        if record["provenance"]["driver"] in ("expert", "lapse") and "pair" not in record["provenance"]:
             counts[record["label"]] += 1
         try:
             texts = *_pictures(dataset, index, record, seen), *_motion(record), *_truth(dataset, index, record)

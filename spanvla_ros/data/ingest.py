@@ -80,6 +80,7 @@ class Report:
 
     bag: Path
     samples: int = 0
+    takeovers: int = 0
     skipped: Mapping[str, int] = dataclasses.field(default_factory=dict)
     error: str = ""
     fatal: bool = False
@@ -124,7 +125,12 @@ def ingest(path: Path, folder: Path, recipe: IngestRecipe) -> Report:
                 raise InputError(f"bag {path} gives no sample; skipped: {dict(skipped)}")
             state = {"engagement": [list(entry) for entry in drive.automatic], "skipped": dict(skipped)}
             shard.truth({"map": place, "cameras": cameras, **state, **to_document(frames)})
-    return Report(bag=path, samples=count, skipped=dict(skipped))
+    return Report(bag=path, samples=count, takeovers=_takeovers(drive), skipped=dict(skipped))
+
+
+def _takeovers(drive: Drive) -> int:
+    values = [automatic for _, automatic in drive.automatic]
+    return sum(before and not after for before, after in zip(values, values[1:]))
 
 
 def shard_name(bag: Bag) -> str:
