@@ -49,7 +49,8 @@ def explain(future: np.ndarray, speed_mps: float, tags: Sequence[Tag], seen: boo
     if seen and not tags and along is Longitudinal.KEEP and (across is None or across.manoeuvre is Manoeuvre.KEEP):
         return decision, "fast", reasoning_text(None)
     cause = f"{tags[0].cause}, " if tags else ""
-    return decision, "slow", reasoning_text(f"{cause}{_ACTIONS[along]}{_sideways(across)}.")
+    said = f"{cause}{_ACTIONS[along]}{_sideways(across)}."
+    return decision, "slow", reasoning_text(said[0].upper() + said[1:])
 
 
 def _sideways(lateral: Lateral | None) -> str:
