@@ -1,6 +1,7 @@
 """Bags become samples: what is in them, and what a bag may not do."""
 
 import errno
+import functools
 import json
 import shutil
 
@@ -39,7 +40,7 @@ def bend(seconds=9.0, speed=8.0, radius=60.0, image_hz=10, odometry_hz=50, jitte
         messages.append((ODOMETRY, START_NS + k * S // odometry_hz, message))
     for k in range(round(seconds * image_hz) + 1):
         stamp = START_NS + k * S // image_hz + round(rng.uniform(-jitter_s, jitter_s) * S) * (k > 0)
-        messages.append((IMAGE, stamp, bags.compressed(stamp, textured(k))))
+        messages.append((IMAGE, stamp, bags.compressed(stamp, textured(k % 40))))
     return [*fixed(), *sorted(messages, key=lambda entry: entry[1])]
 
 
@@ -49,6 +50,7 @@ def fixed():
     return [("/tf_static", START_NS, tf), (INFO, START_NS, bags.camera_info(START_NS, focal=320.0))]
 
 
+@functools.cache
 def textured(k, blurred=False):
     picture = np.random.default_rng(k).integers(0, 255, (63, 112, 3), np.uint8).repeat(4, 0).repeat(4, 1)
     picture = cv2.GaussianBlur(picture, (0, 0), 12) if blurred else picture
@@ -107,7 +109,7 @@ def test_a_camera_without_a_grid_of_its_own_is_read_by_its_stamps(tmp_path, file
     assert check.check(tmp_path / "D").errors == []
     dataset = Dataset(tmp_path / "D", grid=DEMO)
     offsets = np.array([[(f.stamp_ns - s.observation.t0_ns) / S for f in s.observation.images["front"]] for s in dataset])
-    assert len(dataset) >= 5 and (offsets[:, 1] == 0).all()
+    assert len(dataset) >= 4 and (offsets[:, 1] == 0).all()
     assert (np.abs(offsets[:, 0] + 0.5) <= 0.06).all() and (offsets[:, 0] != -0.5).any()
 
 
@@ -120,19 +122,19 @@ def test_a_recording_that_ends_early_gives_shorter_futures_where_asked(tmp_path,
 
 
 def test_unreadable_and_blurred_pictures_leave_samples_out(tmp_path, file, capsys):
-    messages = bend(seconds=20.0)
-    for k, data in ((30, textured(30)[:-200]), (100, textured(100, blurred=True))):
+    messages = bend(seconds=17.0)
+    for k, data in ((30, textured(30)[:-200]), (80, textured(80, blurred=True))):
         stamp = START_NS + k * S // 10
         messages = replaced(messages, IMAGE, stamp, bags.compressed(stamp, data))
     call(bags.write(tmp_path / "drive", messages), tmp_path / "D", file)
     # each is the newest frame of one sample and an older one of three more
     assert "4 IMAGE_UNREADABLE" in (said := capsys.readouterr().out) and "4 IMAGE_BLURRED" in said
     times = {(Dataset(tmp_path / "D").record(k)["t0_ns"] - START_NS) / S for k in range(len(Dataset(tmp_path / "D")))}
-    assert not times & {3.0, 3.5, 4.0, 4.5, 10.0, 10.5, 11.0, 11.5} and {2.5, 5.0, 9.5, 12.0} <= times
+    assert not times & {3.0, 3.5, 4.0, 4.5, 8.0, 8.5, 9.0, 9.5} and {2.5, 5.0, 7.5, 10.0} <= times
 
 
 def standing(seconds):
-    return [*fixed(), *((t, s, bags.odometry(s, 0.0, 0.0) if t == ODOMETRY else m) for t, s, m in bend(seconds) if t in (ODOMETRY, IMAGE))]
+    return [*fixed(), *((t, s, bags.odometry(s, 0.0, 0.0) if t == ODOMETRY else m) for t, s, m in bend(seconds, image_hz=2, odometry_hz=10) if t in (ODOMETRY, IMAGE))]
 
 
 def test_little_is_kept_of_a_standing_car_but_all_around_a_take_over(tmp_path, file):
