@@ -158,7 +158,7 @@ def test_a_planner_that_refuses_leaves_the_sample_as_it_is(hesitant, tmp_path):
 
 def many(tmp_path, file, count=6):  # noqa: F811
     for k in range(count):
-        call(bags.write(tmp_path / f"drive{k}", drive(7.0 + 0.5 * k, lambda t: 8.0, bool)), tmp_path / "many", file)
+        call(bags.write(tmp_path / f"drive{k}", drive(7.0 + 0.5 * k, lambda t: 6.0 + 0.3 * k, bool)), tmp_path / "many", file)
     return tmp_path / "many"
 
 
