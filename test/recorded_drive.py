@@ -18,11 +18,12 @@ from spanvla_ros.sim.scenarios import scenario as scenarios
 from spanvla_ros.sim.simulation import Simulation
 
 # the part of vision_msgs that a reader needs; the bag holds the definitions, as every recorder writes them
+_RESULTS = "vision_msgs/ObjectHypothesisWithPose[] results\n"
 VISION = {
     "vision_msgs/msg/ObjectHypothesis": "string class_id\nfloat64 score\n",
     "vision_msgs/msg/ObjectHypothesisWithPose": "vision_msgs/ObjectHypothesis hypothesis\ngeometry_msgs/PoseWithCovariance pose\n",
     "vision_msgs/msg/BoundingBox3D": "geometry_msgs/Pose center\ngeometry_msgs/Vector3 size\n",
-    "vision_msgs/msg/Detection3D": "std_msgs/Header header\nvision_msgs/ObjectHypothesisWithPose[] results\nvision_msgs/BoundingBox3D bbox\nstring id\n",
+    "vision_msgs/msg/Detection3D": "std_msgs/Header header\n" + _RESULTS + "vision_msgs/BoundingBox3D bbox\nstring id\n",
     "vision_msgs/msg/Detection3DArray": "std_msgs/Header header\nvision_msgs/Detection3D[] detections\n",
 }
 for _name, _text in VISION.items():
@@ -68,7 +69,8 @@ def objects(stamp: int, actors):
     found = []
     for actor in actors:
         said = T["vision_msgs/msg/ObjectHypothesis"](class_id=actor.kind, score=0.9)
-        box = T["vision_msgs/msg/BoundingBox3D"](center=pose(actor.x, actor.y, actor.yaw), size=bags.vector(actor.length_m, actor.width_m, actor.height_m))
+        size = bags.vector(actor.length_m, actor.width_m, actor.height_m)
+        box = T["vision_msgs/msg/BoundingBox3D"](center=pose(actor.x, actor.y, actor.yaw), size=size)
         results = [T["vision_msgs/msg/ObjectHypothesisWithPose"](hypothesis=said, pose=blank)]
         found.append(T["vision_msgs/msg/Detection3D"](header=bags.header(stamp, "odom"), results=results, bbox=box, id=actor.name))
     return T["vision_msgs/msg/Detection3DArray"](header=bags.header(stamp, "odom"), detections=found)

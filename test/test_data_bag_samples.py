@@ -64,7 +64,8 @@ def file(tmp_path):
 
 
 def call(path, out, file, *more):
-    return main(["data", "bag", *([str(path)] if not isinstance(path, list) else map(str, path)), "--topics", str(file), "--out", str(out), "--workers", "1", *more])
+    paths = path if isinstance(path, list) else [path]
+    return main(["data", "bag", *map(str, paths), "--topics", str(file), "--out", str(out), "--workers", "1", *more])
 
 
 def replaced(messages, topic, stamp, message):
@@ -134,7 +135,8 @@ def test_unreadable_and_blurred_pictures_leave_samples_out(tmp_path, file, capsy
 
 
 def standing(seconds):
-    return [*fixed(), *((t, s, bags.odometry(s, 0.0, 0.0) if t == ODOMETRY else m) for t, s, m in bend(seconds, image_hz=2, odometry_hz=10) if t in (ODOMETRY, IMAGE))]
+    moving = [entry for entry in bend(seconds, image_hz=2, odometry_hz=10) if entry[0] in (ODOMETRY, IMAGE)]
+    return [*fixed(), *((t, s, bags.odometry(s, 0.0, 0.0) if t == ODOMETRY else m) for t, s, m in moving)]
 
 
 def test_little_is_kept_of_a_standing_car_but_all_around_a_take_over(tmp_path, file):
@@ -216,7 +218,8 @@ def test_a_full_disk_ends_the_run_and_leaves_nothing_half(tmp_path, file, capsys
 
 def test_the_rig_comes_from_the_bag_or_a_file(tmp_path, file):
     names = topics.load(file)
-    (tmp_path / "rig.yaml").write_text("cameras: {front: {width: 448, height: 252, hfov_deg: 70.0, x_m: 1.5, y_m: 0.2, z_m: 1.6, yaw_deg: 30, pitch_deg: 10}}")
+    place = "x_m: 1.5, y_m: 0.2, z_m: 1.6, yaw_deg: 30, pitch_deg: 10"
+    (tmp_path / "rig.yaml").write_text(f"cameras: {{front: {{width: 448, height: 252, hfov_deg: 70.0, {place}}}}}")
     with Bag(bags.write(tmp_path / "drive", bend(1.0))) as bag:
         recorded, filed = (rig.view(rig.of_bag(bag, names, where)["front"]) for where in (None, tmp_path / "rig.yaml"))
     assert recorded.matrix[0, 0] == 320 and recorded.size == (252, 448)

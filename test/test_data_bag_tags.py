@@ -61,7 +61,7 @@ def test_tags_from_boxes(objects, wanted):
 def chart():
     """Two lanes of one road, 3.5 m wide, centred at y = 0 and 3.5."""
     areas = tuple(
-        Area(name=name, layer="LANE", polygon=shapely.box(-100, y - 1.74, 200, y + 1.74), speed_limit_mps=14.0, baseline=np.array([[-100.0, y], [200.0, y]]))
+        Area(name=name, layer="LANE", polygon=shapely.box(-100, y - 1.74, 200, y + 1.74), baseline=np.array([[-100.0, y], [200.0, y]]))
         for name, y in (("right", 0.0), ("left", 3.5))
     )
     return Chart(map_id="two", areas=areas, edges={"right": "road", "left": "road"}, controlled=frozenset())

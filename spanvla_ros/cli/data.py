@@ -101,7 +101,7 @@ def add_parser(subparsers) -> None:
     bag.add_argument("--every", type=float, default=0.5, metavar="S", help="seconds between samples, a multiple of 0.5 (%(default)s)")
     bag.add_argument("--future", type=float, default=5.0, metavar="S", help="seconds of driven future that a sample needs (%(default)s)")
     bag.add_argument("--standstill", type=float, default=10.0, metavar="S", help="seconds between samples while nothing moves (%(default)s)")
-    bag.add_argument("--blur", type=float, default=0.25, help="share of a camera's usual sharpness below which a frame is blurred; 0 keeps all (%(default)s)")
+    bag.add_argument("--blur", type=float, default=0.25, help="frames below this share of a camera's usual sharpness are left out (%(default)s)")
     bag.add_argument("--shard", type=_share, default=(1, 1), metavar="I/N", help="only the I-th of N shares of the bags, for many machines")
     bag.add_argument("--workers", type=_positive, default=2, help="processes (%(default)s)")
 
@@ -117,7 +117,7 @@ def add_parser(subparsers) -> None:
     mine.add_argument("--before", type=float, default=3.0, metavar="S", help="a negative begins so long before the take-over (%(default)s)")
     mine.add_argument("--after", type=float, default=0.5, metavar="S", help="a recovery begins so long after the take-over (%(default)s)")
     mine.add_argument(
-        "--correction", type=float, default=1.0, metavar="M", help="a person who brings the car less far from its way only takes the wheel (%(default)s)"
+        "--correction", type=float, default=1.0, metavar="M", help="taking over without bringing the car so far from its way is routine (%(default)s)"
     )
     mine.add_argument("--engine", type=Path, help="let this engine plan for every sample and keep what goes wrong, instead of take-overs")
     mine.add_argument("--worse", type=float, default=2.0, metavar="M", help="mean distance from what was driven that is wrong where there is no map")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import itertools
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +19,7 @@ from spanvla_ros.contracts import InputError
 
 IMAGE_TYPES = ("sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/Image")
 ODOMETRY_TYPES = ("nav_msgs/msg/Odometry",)
+_HEAD, _TAIL_NS = 200, 1_000_000_000  # messages and nanoseconds that tell recordings apart
 
 
 class Bag:
@@ -47,11 +50,15 @@ class Bag:
         """Topic -> message type."""
         return {connection.topic: connection.msgtype for connection in self._reader.connections}
 
-    @property
+    @functools.cached_property
     def identity(self) -> str:
-        """Eight hexadecimal digits that copies of one recording share: of its first and last instant and the number of messages."""
+        """Eight hexadecimal digits that copies of one recording share: of its length and of its first and last messages."""
         reader = self._reader
-        return hashlib.sha256(f"{reader.start_time} {reader.end_time} {reader.message_count}".encode()).hexdigest()[:8]
+        digest = hashlib.sha256(f"{reader.start_time} {reader.end_time} {reader.message_count}".encode())
+        last = reader.messages(start=max(reader.start_time, reader.end_time - _TAIL_NS))
+        for _, _, raw in itertools.chain(itertools.islice(reader.messages(), _HEAD), last):
+            digest.update(raw)
+        return digest.hexdigest()[:8]
 
     def require(self, topic: str, types: Sequence[str], purpose: str) -> None:
         """InputError unless `topic` is in the bag with messages of one of `types`."""

@@ -25,8 +25,8 @@ _FRAME_NS = round(InputLimits().frame_tolerance_s * NS_PER_S)  # a real camera's
 class Sample:
     """Observation + targets.
 
-    future (10, 3): poses in base_link at t0 every 0.5 s; dense (50, 3): the same every 0.1 s; both are shorter where a recording ends; label: pos and rec are driven
-    to be imitated, neg to be avoided (its reasoning says what should have been done); fields: exact scene facts; cells
+    future (10, 3): poses in base_link at t0 every 0.5 s; dense (50, 3): the same every 0.1 s; both are shorter where a recording ends;
+    label: pos and rec are driven to be imitated, neg to be avoided (its reasoning says what should have been done); fields: exact scene facts; cells
     (rows, columns) uint8 class bits; lights: signals of the route ahead as {connector, state, distance_m}; span: first frame,
     frame of t0 and number of frames in the drive's truth.
     """
