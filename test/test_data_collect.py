@@ -176,6 +176,6 @@ def test_where_nothing_happens_fewer_moments_are_kept():
         return SimpleNamespace(frames=frames, instants=instants)
 
     driving, standing = log(5.0), log(0.0)
-    assert len(labels._thinned(driving, driving.instants)) == 14
-    assert len(labels._thinned(standing, standing.instants)) == 4
-    assert labels._thinned(driving, driving.instants)[:2] == [driving.instants[0], driving.instants[2]]
+    assert len(labels.thinned(driving, driving.instants, labels.SPACING)) == 14
+    assert len(labels.thinned(standing, standing.instants, labels.SPACING)) == 4
+    assert labels.thinned(driving, driving.instants, labels.SPACING)[:2] == [driving.instants[0], driving.instants[2]]
