@@ -34,6 +34,7 @@ INFO, ENGAGED, COMMAND, OBJECTS = "/sensing/camera/{}/camera_info", "/vehicle/en
 EPOCH_NS = 1_700_000_000 * bags.S  # the clock of the car; the recorder's own is another one
 _RECORDER_NS = 5 * bags.S
 _AFTER_S = 7.5  # driven on after a take-over
+_MATTERS_S, _MATTERS_M = 3.0, 2.0  # a lapse from which the good driver would steer this far away within 5 s, shortly before its end
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,8 @@ def mountings(stamp: int, cameras):
 
 
 def record(path: Path, family: str, seed: int, cameras=("front",), render: bool = False, limit_s: float = 30.0) -> Recorded:
-    """Drive one scenario. The automation is engaged after half a second; with an odd seed it has a lapse, at whose end a person takes over.
+    """Drive one scenario. The automation is engaged after half a second; with an odd seed it has a lapse, at whose end a person takes over
+    if it mattered: nobody takes the wheel from one that drives as they would.
 
     With an even seed nobody takes over before the last second, where the drive is handed back as every drive is.
     """
@@ -104,7 +106,7 @@ def record(path: Path, family: str, seed: int, cameras=("front",), render: bool 
     simulation.reset()
     careless = Careless(simulation) if seed % 2 else None
     jpeg = cv2.imencode(".jpg", np.full((252, 448, 3), 90, np.uint8))[1].tobytes()
-    trajectory, engaged, takeovers, until, steps, late = None, None, [], limit_s, 0, False
+    trajectory, engaged, takeovers, until, steps, late, mattered_s = None, None, [], limit_s, 0, False, -np.inf
     with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
         connections = {}
 
@@ -120,7 +122,12 @@ def record(path: Path, family: str, seed: int, cameras=("front",), render: bool 
             if steps % 5 == 0:
                 decision = simulation.expert.plan()
                 trajectory = careless.plan(decision) if careless else decision.trajectory
-            over = careless is not None and careless.lapse is not None and not careless.active
+                if careless and careless.active:
+                    reach = min(len(trajectory.poses_odom), len(decision.trajectory.poses_odom))
+                    apart = np.hypot(*(trajectory.poses_odom[:reach] - decision.trajectory.poses_odom[:reach])[:, :2].T).max()
+                    mattered_s = simulation.time_s if apart > _MATTERS_M else mattered_s
+            ended = careless is not None and careless.lapse is not None and not careless.active
+            over = ended and careless.lapse.end_s - mattered_s < _MATTERS_S
             if over and not takeovers:
                 takeovers.append(stamp)
                 until = simulation.time_s + _AFTER_S

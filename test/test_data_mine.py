@@ -101,6 +101,13 @@ def test_braking_that_goes_on_is_no_correction(tmp_path, file):  # noqa: F811
     assert event.reason == "NO_CORRECTION" and event.correction_m < 0.5
 
 
+def test_after_harsh_braking_nothing_need_be_left_to_correct(tmp_path, file):  # noqa: F811
+    messages = drive(24.0, lambda t: float(np.clip(8.0 - 6.0 * (t - 10.0), 0.0, 8.0)), lambda t: t < 12.0)
+    call(bags.write(tmp_path / "drive", messages), tmp_path / "D", file)
+    (event,) = [event for found in mining.mine(tmp_path / "D", tmp_path / "M") for event in found]
+    assert event.reason == "" and event.correction_m < 0.5
+
+
 def test_the_window_is_configurable(hesitant, tmp_path):
     (event,) = [e for found in mining.mine(hesitant, tmp_path / "M", Window(before_s=4.0, after_s=1.0)) for e in found]
     found = records(Dataset(tmp_path / "M"))

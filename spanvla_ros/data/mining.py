@@ -1,7 +1,7 @@
 """Negatives and recoveries from drives in which a person took over (method section 6: the log before, and the log after).
 
 A take-over is a pair where it makes sense: the automation drove up to it, the person from it on, and the car left the way it was
-going. What lies in its shadow and is no part of the pair is nothing to imitate and is left out.
+going, or had been braked harshly before. What lies in its shadow and is no part of the pair is nothing to imitate and is left out.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ _NEAR_S = 0.3  # a sample of the 2 Hz grid is this near to any instant
 _SETTLED_S = 5.0  # after this, it is ordinary driving again
 _AHEAD_S = 0.1 * np.arange(1, 51)
 _FEWEST_S = 2.0  # of driving after a take-over, to see what it changed
+_HARSH_MPS2 = 4.0  # braking that nobody plans; after it there may be nothing left to correct
 _TREND_S = 0.5  # over which the acceleration before a take-over is taken
 
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
     """before_s: a negative begins this long before the take-over; after_s: a recovery begins this long after it; correction_m: how far the
-    person at least brings the car from where it was heading within 5 s; less is a routine hand-over."""
+    person at least brings the car from where it was heading within 5 s; less is a routine hand-over, unless the car was braked harshly."""
 
     before_s: float = 3.0
     after_s: float = 0.5
@@ -110,7 +111,7 @@ def _take_over(
     reason = ""
     if correction is None:
         reason = "DRIVE_ENDS"
-    elif correction < window.correction_m:
+    elif correction < window.correction_m and _hardest_braking(truth, stamp, window) < _HARSH_MPS2:
         reason = "NO_CORRECTION"
     elif negative is None or recovery is None:
         reason = "NO_SAMPLE_BEFORE" if negative is None else "NO_SAMPLE_AFTER"
@@ -145,6 +146,12 @@ def _correction(truth: Mapping[str, Any], stamp_ns: int) -> float | None:
     curvature = turn / speed if speed > 0.5 else 0.0
     headings = [constant_turn(speed, turn if speed > 0.5 else 0.0, ahead), constant_turn(1.0, curvature, travelled)]
     return float(min(np.hypot(*(driven - heading)[:, :2].T).max() for heading in headings))
+
+
+def _hardest_braking(truth: Mapping[str, Any], stamp_ns: int, window: Window) -> float:
+    """Greatest deceleration in the window before a take-over, m/s2."""
+    begin = stamp_ns - round(window.before_s * NS_PER_S)
+    return -min((frame["ego"][5] for frame in truth["frames"] if begin <= frame["t"] <= stamp_ns), default=0.0)
 
 
 def _in_shadow(record: Mapping[str, Any], event: TakeOver, window: Window) -> bool:
