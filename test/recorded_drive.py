@@ -34,7 +34,7 @@ INFO, ENGAGED, COMMAND, OBJECTS = "/sensing/camera/{}/camera_info", "/vehicle/en
 EPOCH_NS = 1_700_000_000 * bags.S  # the clock of the car; the recorder's own is another one
 _RECORDER_NS = 5 * bags.S
 _AFTER_S = 7.5  # driven on after a take-over
-_MATTERS_S, _MATTERS_M = 3.0, 2.0  # a lapse from which the good driver would steer this far away within 5 s, shortly before its end
+_MATTERS_S, _MATTERS_M = 3.0, 0.5  # a lapse from which the good driver would steer this far away within 5 s, shortly before its end
 
 
 @dataclass(frozen=True)

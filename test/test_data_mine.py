@@ -251,7 +251,7 @@ def test_a_simulated_drive_with_a_take_over_is_found(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 def test_fifty_simulated_drives(tmp_path):
-    """Four of five with a lapse at whose end a person takes over; precision and recall are 1."""
+    """Four of five with a lapse; where it mattered a person takes over at its end. Precision and recall are 1."""
     pytest.importorskip("libsumo", reason="needs the extra [sim]")
     from spanvla_ros.sim.scenarios import scenario as scenarios
 
@@ -259,4 +259,4 @@ def test_fifty_simulated_drives(tmp_path):
     seeds = [2 * k if k % 5 == 4 else 2 * k + 1 for k in range(50)]
     made = [simulated(tmp_path, families[k % len(families)], seed, 28.0 if seed % 2 else 12.0)[0] for k, seed in enumerate(seeds)]
     injected, found = mined(tmp_path, made)
-    assert len(injected) >= 30 and injected == found
+    assert len(injected) >= 20 and injected == found
