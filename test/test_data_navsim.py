@@ -240,7 +240,7 @@ def test_scene_holds_what_navsim_puts_into_it(root):
 
 def test_conversion_goes_on_where_it_stopped_and_divides(root, tmp_path, capsys):
     common = [*arguments(root), "--filter", str(root / "navtrain.yaml"), "--out", str(tmp_path), "--workers", "1"]
-    assert main(["data", "navsim", *common, "--shard", "0/2"]) == 0
+    assert main(["data", "navsim", *common, "--shard", "1/2"]) == 0
     assert len(Dataset(tmp_path)) == 11
     assert main(["data", "navsim", *common]) == 0
     assert "2/2 logs, 11 new samples" in capsys.readouterr().out and len(Dataset(tmp_path)) == 22

@@ -30,7 +30,7 @@ def add_parsers(command: Callable[..., argparse.ArgumentParser], positive: Calla
     annotate.add_argument("--backend", choices=("rules", "endpoint"), required=True, help="the simulator's labels, or an OpenAI-compatible endpoint")
     annotate.add_argument("--hint", action="store_true", help="tell the model what was decided and driven")
     annotate.add_argument("--count", type=positive, help="only so many samples, for a trial")
-    annotate.add_argument("--shard", type=_part, default=(1, 1), metavar="I/N", help="only the I-th of N parts of the drives, one per machine (1/1)")
+    annotate.add_argument("--shard", type=part, default=(1, 1), metavar="I/N", help="only the I-th of N parts of the drives, one per machine (1/1)")
     annotate.add_argument("--workers", type=positive, default=4, help="requests at a time (%(default)s)")
     annotate.add_argument("--rate", type=_number, default=0.0, help="most requests per minute, 0 for as many as come (0)")
     annotate.add_argument("--attempts", type=positive, default=4, help="tries per sample (%(default)s)")
@@ -59,7 +59,7 @@ def add_parsers(command: Callable[..., argparse.ArgumentParser], positive: Calla
     agreement.add_argument("--out", type=Path, help="JSON to write")
 
 
-def _part(text: str) -> tuple[int, int]:
+def part(text: str) -> tuple[int, int]:
     k, _, n = text.partition("/")
     if not (k.isdecimal() and n.isdecimal() and 1 <= int(k) <= int(n)):
         raise argparse.ArgumentTypeError(f"must be like 1/4 ... 4/4, is '{text}'")

@@ -9,7 +9,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from spanvla_ros.cli import _annotation
+from spanvla_ros.cli import _annotation, _drives
 from spanvla_ros.contracts import ConfigError, DataError, SpanVLAError
 
 SPLITS = ("train", "validation", "test")
@@ -57,7 +57,8 @@ def add_parser(subparsers) -> None:
     navsim.add_argument("--filter", type=Path, metavar="YAML", help=text)
     navsim.add_argument("--camera", action="append", default=[], metavar="NAME=CAMERA", help="another camera, e.g. front_left=CAM_L1; repeatable")
     navsim.add_argument("--out", required=True, type=Path, help="folder of the data set; stretches that are there already are skipped")
-    navsim.add_argument("--shard", type=_share, default=(0, 1), metavar="I/N", help="only the I-th of N parts of the logs, from 0, for many machines")
+    text = "only the I-th of N parts of the logs, one per machine (1/1)"
+    navsim.add_argument("--shard", type=_annotation.part, default=(1, 1), metavar="I/N", help=text)
     navsim.add_argument("--workers", type=_positive, default=2, help="processes (%(default)s)")
 
     check = _command(commands, "check", "check a data set: schema, pictures, motion, splits, shares", "example: spanvla data check samples")
@@ -81,60 +82,7 @@ def add_parser(subparsers) -> None:
     score.add_argument("--workers", type=_positive, default=2, help="processes (%(default)s)")
 
     _annotation.add_parsers(partial(_command, commands), _positive)
-
-    bag = _command(
-        commands,
-        "bag",
-        "samples from recorded drives (ROS 2 bags)",
-        "example: spanvla data bag drives/* --topics config/topics/drive.yaml --cameras front --out recorded\n\nA bag is a drive; drives that are "
-        "there already are skipped. Decision and text are by rules from what was driven next, until somebody annotates them.",
-    )
-    bag.add_argument("bags", nargs="+", type=Path, metavar="BAG", help="bag folder, .mcap or .db3")
-    bag.add_argument("--topics", required=True, type=Path, help="names of the topics, as config/topics/drive.yaml")
-    bag.add_argument("--out", required=True, type=Path, help="folder of the data set")
-    bag.add_argument("--cameras", help="comma-separated, some of those in the topics file; the first one says when a sample is taken")
-    bag.add_argument("--rig", type=Path, help="cameras from a file like config/rigs/minisim.yaml instead of CameraInfo and /tf_static")
-    bag.add_argument("--map", type=Path, help="map document whose frame is that of the odometry, for more scenario tags")
-    bag.add_argument("--site", default="unmapped", help="name of the place where there is no map (%(default)s)")
-    bag.add_argument("--split", choices=SPLITS, default="train", help="of these drives (%(default)s)")
-    bag.add_argument("--licence", default="", help="under which the recordings may be used; written into every sample")
-    bag.add_argument("--every", type=float, default=0.5, metavar="S", help="seconds between samples, a multiple of 0.5 (%(default)s)")
-    bag.add_argument("--future", type=float, default=5.0, metavar="S", help="seconds of driven future that a sample needs (%(default)s)")
-    bag.add_argument("--standstill", type=float, default=10.0, metavar="S", help="seconds between samples while nothing moves (%(default)s)")
-    bag.add_argument("--blur", type=float, default=0.25, help="frames below this share of a camera's usual sharpness are left out (%(default)s)")
-    bag.add_argument("--shard", type=_share, default=(1, 1), metavar="I/N", help="only the I-th of N shares of the bags, for many machines")
-    bag.add_argument("--workers", type=_positive, default=2, help="processes (%(default)s)")
-
-    mine = _command(
-        commands,
-        "mine",
-        "negatives and recoveries from take-overs, or from an engine's plans",
-        "example: spanvla data mine recorded --out mined\nexample: spanvla data mine recorded --engine engines/demo --out harder\n\n"
-        "OUT is a whole data set: every pair, and what may still be imitated.",
-    )
-    mine.add_argument("folder", type=Path)
-    mine.add_argument("--out", required=True, type=Path, help="folder of the new data set")
-    mine.add_argument("--before", type=float, default=3.0, metavar="S", help="a negative begins so long before the take-over (%(default)s)")
-    mine.add_argument("--after", type=float, default=0.5, metavar="S", help="a recovery begins so long after the take-over (%(default)s)")
-    mine.add_argument(
-        "--correction", type=float, default=1.0, metavar="M", help="taking over without bringing the car so far from its way is routine (%(default)s)"
-    )
-    mine.add_argument("--engine", type=Path, help="let this engine plan for every sample and keep what goes wrong, instead of take-overs")
-    mine.add_argument("--worse", type=float, default=2.0, metavar="M", help="mean distance from what was driven that is wrong where there is no map")
-    mine.add_argument("--shard", type=_share, default=(1, 1), metavar="I/N", help="only the I-th of N shares of the drives, for many machines")
-
-    merge = _command(commands, "merge", "put data sets together", "example: spanvla data merge simulated mined --out all")
-    merge.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
-    merge.add_argument("--out", required=True, type=Path, help="folder of the new data set")
-
-    text = "divide a data set anew into training, validation and test"
-    split = _command(commands, "split", text, "example: spanvla data split recorded --by drive --validation 0.1 --out divided")
-    split.add_argument("folder", type=Path)
-    split.add_argument("--out", required=True, type=Path, help="folder of the new data set")
-    split.add_argument("--by", required=True, choices=("map", "seed", "drive"), help="what never lies in two splits")
-    split.add_argument("--validation", type=float, default=0.1, metavar="SHARE", help="of the samples, at least (%(default)s)")
-    split.add_argument("--test", type=float, default=0.0, metavar="SHARE", help="of the samples, at least (%(default)s)")
-    split.add_argument("--seed", type=int, default=0, help="another one divides otherwise (%(default)s)")
+    _drives.add_parsers(partial(_command, commands), _positive)
 
 
 def _command(commands, name: str, text: str, epilog: str) -> argparse.ArgumentParser:
@@ -147,13 +95,6 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _share(text: str) -> tuple[int, int]:
-    part, _, count = text.partition("/")
-    if not (part.isdecimal() and count.isdecimal() and int(part) < int(count)):
-        raise argparse.ArgumentTypeError(f"must be I/N with 0 <= I < N, is '{text}'")
-    return int(part), int(count)
-
-
 def run(args: argparse.Namespace) -> int:
     known = {"sim": _sim, "dagger": _sim, "navsim": _navsim, "check": _check, "view": _view, "stats": _stats, "score": _score}
     reasons = {
@@ -161,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
         "review": _annotation.review,
         "agreement": partial(_annotation.agreement, write=_write),
     }
-    drives = {"bag": _bag, "mine": _mine, "merge": _merge, "split": _split}
+    drives = {"bag": partial(_drives.bag, progress=_progress), "mine": _drives.mine, "merge": _drives.merge, "split": _drives.split}
     return {**known, **reasons, **drives}[args.data_command](args)
 
 
@@ -199,8 +140,9 @@ def _navsim(args: argparse.Namespace) -> int:
 
     chosen = read_filter(args.filter) if args.filter else SceneFilter(name=args.logs.name)
     source = samples.Source(logs=args.logs, sensors=args.sensors, maps=args.maps, chosen=chosen, cameras=parse_cameras(args.camera))
-    total, done, written, skipped, errors, start = len(source.files()[args.shard[0] :: args.shard[1]]), 0, 0, Counter(), 0, time.monotonic()
-    for outcome in samples.convert(source, args.out, args.workers, args.shard):
+    part = args.shard[0] - 1, args.shard[1]
+    total, done, written, skipped, errors, start = len(source.files()[part[0] :: part[1]]), 0, 0, Counter(), 0, time.monotonic()
+    for outcome in samples.convert(source, args.out, args.workers, part):
         done, written, errors = done + 1, written + outcome.samples, errors + (outcome.error is not None)
         skipped.update(outcome.skipped)
         if outcome.error:
@@ -283,104 +225,6 @@ def _score(args: argparse.Namespace) -> int:
     if found["pos minus neg"]:
         print(f"pos minus neg: PDMS {found['pos minus neg']['pdms']:.3f}, EPDMS {found['pos minus neg']['epdms']:.3f} (unfiltered, without EC)")
     return 0
-
-
-def _bag(args: argparse.Namespace) -> int:
-    from collections import Counter
-
-    from spanvla_ros.data import card, ingest, topics
-    from spanvla_ros.data.shards import FOLDER
-
-    names = topics.load(args.topics)
-    recipe = ingest.IngestRecipe(
-        topics=names.only(args.cameras.split(",")) if args.cameras else names,
-        rig=args.rig,
-        every_s=args.every,
-        future_s=args.future,
-        standstill_s=args.standstill,
-        blur=args.blur,
-        split=args.split,
-        licence=args.licence,
-        site=args.site,
-        chart=_document(args.map) if args.map else None,
-    )
-    bags = sorted(args.bags)[args.shard[0] - 1 :: args.shard[1]]
-    samples, takeovers, failed, skipped, start = 0, 0, 0, Counter(), time.monotonic()
-    for done, report in enumerate(ingest.ingest_all(bags, args.out, recipe, min(args.workers, max(len(bags), 1))), 1):
-        samples, takeovers, failed = samples + report.samples, takeovers + report.takeovers, failed + bool(report.error)
-        skipped.update(report.skipped)
-        if report.error:
-            print(f"{report.bag}: {report.error}", file=sys.stderr)
-        left = (len(bags) - done) * (time.monotonic() - start) / done
-        _progress(f"{done}/{len(bags)} bags, {samples} new samples, {failed} failed, {left / 60:.0f} min left", done, len(bags))
-    if skipped:
-        print("left out: " + ", ".join(f"{count} {code}" for code, count in skipped.most_common()))
-    if (args.out / FOLDER).exists() and any((args.out / FOLDER).glob("*.jsonl")):
-        card.write(args.out, "drive")
-    if takeovers:
-        print(f"{takeovers} take-overs: make pairs of them with `spanvla data mine {args.out} --out ...` before anything is trained on these drives")
-    return 1 if failed else 0
-
-
-def _mine(args: argparse.Namespace) -> int:
-    from spanvla_ros.data import card
-
-    pairs = _mine_plans(args) if args.engine else _mine_takeovers(args)
-    card.write(args.out, card.split_by(args.folder))
-    print(f"{pairs} pairs of negative and recovery: {args.out}")
-    return 0
-
-
-def _mine_takeovers(args: argparse.Namespace) -> int:
-    from collections import Counter
-
-    from spanvla_ros.data import mining
-
-    window = mining.Window(before_s=args.before, after_s=args.after, correction_m=args.correction)
-    reasons: Counter[str] = Counter()
-    for found in mining.mine(args.folder, args.out, window, args.shard):
-        reasons.update(event.reason or "PAIR" for event in found)
-    print(f"{reasons.total()} take-overs: " + ", ".join(f"{count} {reason}" for reason, count in reasons.most_common()))
-    return reasons["PAIR"]
-
-
-def _mine_plans(args: argparse.Namespace) -> int:
-    from spanvla_ros.data import critique
-    from spanvla_ros.engine.load import load_planner
-
-    planner, plans, bad, start = load_planner(args.engine), 0, 0, time.monotonic()
-    try:
-        for done, found in enumerate(critique.mine(args.folder, args.out, planner, args.worse, args.shard), 1):
-            plans, bad = plans + len(found), bad + sum(bool(one.fault) for one in found)
-            if done % 10 == 0:
-                print(f"{done} drives, {plans} plans, {bad} wrong, {plans / (time.monotonic() - start):.1f} plans per second", flush=True)
-    finally:
-        planner.close()
-    print(f"{plans} plans, {bad} wrong")
-    return bad
-
-
-def _merge(args: argparse.Namespace) -> int:
-    from spanvla_ros.data import merge
-
-    made = merge.merge(args.folders, args.out)
-    print(f"{made['samples']} samples of {made['drives']} drives: {args.out}")
-    return 0
-
-
-def _split(args: argparse.Namespace) -> int:
-    from spanvla_ros.data import merge
-
-    made = merge.split(args.folder, args.out, args.by, {"validation": args.validation, "test": args.test}, args.seed)
-    print(f"{made['samples']} samples by {args.by}: " + ", ".join(f"{count} {name}" for name, count in made["counts"]["split"].items()))
-    return 0
-
-
-def _document(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise DataError(f"map {path} can't be read: {error}") from None
 
 
 def _write(path: Path, data: bytes) -> None:
