@@ -122,6 +122,7 @@ def quaternion(yaw: float) -> list[float]:
 def frames(log: str, count: int = 24, x0: float = 120.0, speed: float = 8.0) -> list[dict]:
     """A drive along lane 1 with a slower car ahead, one in the other lane, a cone, a pedestrian that is seen once, and a red light."""
     found = []
+    begin_us = START_US + int(hash_of(log), 16) * 1_000  # a car drives one log at a time
     for k in range(count):
         t = 0.5 * k
         x, yaw = x0 + speed * t, 0.0
@@ -135,7 +136,7 @@ def frames(log: str, count: int = 24, x0: float = 120.0, speed: float = 8.0) -> 
         found.append(
             {
                 "token": f"{hash_of(log)}{k:08d}",
-                "timestamp": START_US + 500_000 * k + (k % 3) * 300,
+                "timestamp": begin_us + 500_000 * k + (k % 3) * 300,
                 "log_name": log,
                 "log_token": "00",
                 "scene_name": "made up",

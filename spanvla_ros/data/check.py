@@ -122,8 +122,9 @@ def _shard(dataset: Dataset, indices: list[int]) -> tuple[list[str], Counter, di
 
 
 def fingerprint(record: Mapping[str, Any]) -> str:
-    """What two samples of the same moment with the same future share, whatever they are called."""
-    return json.dumps([record["t0_ns"], record["label"], record["pose_odom"], record["future"]])
+    """What two samples of the same moment with the same future share, whatever they are called; sizes stand for the pictures."""
+    sizes = {camera: [frame["length"] for frame in frames] for camera, frames in record["images"].items()}
+    return json.dumps([record["t0_ns"], record["label"], record["pose_odom"], record["future"], sizes])
 
 
 def _pictures(dataset: Dataset, index: int, record: Mapping[str, Any], seen: set[tuple[str, int]]) -> Iterator[str]:
