@@ -1,4 +1,5 @@
-"""Build the action codebook; train the tokenizer, the VLM, the action expert, its ablations, or the baseline that sees nothing."""
+"""Build the action codebook; train the tokenizer, the VLM, the action expert, its ablations, or the baseline that sees nothing; fine-tune the VLM
+by reinforcement."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ EXAMPLES = {
     "tokenizer": "spanvla train tokenizer --config config/train/demo_vlm.yaml --data data/demo --run demo-vlm",
     "vlm": "spanvla train vlm --config config/train/demo_vlm.yaml --data data/demo --run demo-vlm loop.seconds=600",
     "expert": "spanvla train expert --config config/train/demo_expert.yaml --data data/demo --run demo-expert vlm=demo-vlm",
+    "rft": "spanvla train rft --config config/train/demo_rft.yaml --data data/demo --run demo-rft model=demo-vlm",
     "ablation": "spanvla train ablation --config config/train/ablation.yaml --data data/demo --run ablation --vlm demo-vlm-0 demo-vlm-1 demo-vlm-2",
     "ego_mlp": "spanvla train ego_mlp --config config/train/ego_mlp.yaml --data data/demo --run ego-mlp",
 }
@@ -20,6 +22,7 @@ HELP = {
     "tokenizer": "byte-level BPE on the prompts and reasoning texts of a data set",
     "vlm": "stage 0 and 1: vision on simulator labels, then reasoning in text",
     "expert": "stage 2: flow-matching action expert on the cached keys and values of a trained VLM",
+    "rft": "reinforcement fine-tuning: GRPO of the VLM on positive, negative and recovery samples; train the expert again afterwards",
     "ablation": "stage 2 in many variants from the same stage-one models: a table of errors, PDM scores and times",
     "ego_mlp": "baseline: a network that knows the ego's motion and the command and sees nothing, as ONNX",
 }
@@ -66,6 +69,12 @@ def run(args: argparse.Namespace) -> int:
     if args.stage == "expert":
         expert = configs.load(ExpertConfig, args.config, args.overrides)
         launch(expert.processes, run_expert, (expert, args.data, name, say))
+        return 0
+    if args.stage == "rft":
+        from spanvla_ros.training.rft import RftConfig, run_rft
+
+        rft = configs.load(RftConfig, args.config, args.overrides)
+        launch(rft.processes, run_rft, (rft, args.data, name, say))
         return 0
     if args.stage == "ego_mlp":
         from spanvla_ros.training.ego import EgoConfig, run_ego

@@ -76,15 +76,17 @@ class Spoken:
 
 class Chooser:
     """Draws tokens, reproducibly. The log-probability is that of the model's distribution at the temperature, before top_k and top_p
-    cut it; at temperature 0 that of the plain distribution."""
+    cut it; at temperature 0 that of the plain distribution. allowed (V,) bool: what may come, and what the distribution is over."""
 
-    def __init__(self, sampling: Sampling, device: torch.device):
-        self.sampling = sampling
+    def __init__(self, sampling: Sampling, device: torch.device, allowed: Tensor | None = None):
+        self.sampling, self._allowed = sampling, allowed
         self._generator = torch.Generator(device).manual_seed(sampling.seed)
 
     def __call__(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (B,) and their log-probabilities (B,) from logits (B, V)."""
         sampling = self.sampling
+        if self._allowed is not None:
+            logits = logits.masked_fill(~self._allowed, -torch.inf)
         scaled = (logits.float() / (sampling.temperature or 1.0)).log_softmax(dim=-1)
         if not sampling.temperature:
             token = logits.argmax(dim=-1)
@@ -109,10 +111,18 @@ def repeat(prefilled: Prefilled, length: Tensor, group: int) -> tuple[Prefilled,
 
 
 @torch.no_grad()
-def reason(model: SpanVLA, prefilled: Prefilled, length: Tensor, *, max_tokens: int | None = None, sampling: Sampling = GREEDY) -> Decoded:
+def reason(
+    model: SpanVLA,
+    prefilled: Prefilled,
+    length: Tensor,
+    *,
+    max_tokens: int | None = None,
+    sampling: Sampling = GREEDY,
+    allowed: Tensor | None = None,
+) -> Decoded:
     """Decode the text of prompts with `length` (B,) tokens. Every row ends with <action_start> in the cache, forced after
-    `max_tokens` (default: max_reasoning_tokens); a row is decoded to its own end, slots after it stay invalid."""
-    spec, stop, choose = model.spec, model.action_start, Chooser(sampling, length.device)
+    `max_tokens` (default: max_reasoning_tokens); a row is decoded to its own end, slots after it stay invalid. allowed: see `Chooser`."""
+    spec, stop, choose = model.spec, model.action_start, Chooser(sampling, length.device, allowed)
     batch, prompt = len(length), prefilled.kv[0][0].shape[2]
     budget = spec.max_reasoning_tokens if max_tokens is None else min(max_tokens, spec.max_reasoning_tokens)
     cache = _grown(prefilled.kv, spec.cache_tokens - prompt)
@@ -152,12 +162,12 @@ def reason(model: SpanVLA, prefilled: Prefilled, length: Tensor, *, max_tokens: 
 
 
 @torch.no_grad()
-def speak(model: SpanVLA, reasoned: Decoded, *, sampling: Sampling = GREEDY) -> Spoken:
-    """Decode the plan after the text: one action token per waypoint. Any token of the vocabulary may come; one that is no action
-    ends the plan of its row. Raises ConfigError for a model without action tokens."""
+def speak(model: SpanVLA, reasoned: Decoded, *, sampling: Sampling = GREEDY, allowed: Tensor | None = None) -> Spoken:
+    """Decode the plan after the text: one action token per waypoint. Any `allowed` token may come (all by default, see `Chooser`);
+    one that is no action ends the plan of its row. Raises ConfigError for a model without action tokens."""
     if not model.spec.action_tokens:
         raise ConfigError(f"the model '{model.spec.name}' speaks no action tokens; train it with a codebook")
-    choose, waypoints = Chooser(sampling, reasoned.logits.device), model.spec.waypoints
+    choose, waypoints = Chooser(sampling, reasoned.logits.device, allowed), model.spec.waypoints
     batch, used = reasoned.valid.shape
     cache = _grown(reasoned.kv, waypoints - 1)
     valid = torch.nn.functional.pad(reasoned.valid, (0, waypoints - 1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from spanvla_ros.contracts import ConfigError
@@ -34,6 +36,21 @@ def inject(vlm: VLM, config: LoraConfig) -> None:
         peft.LoraConfig(r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=list(config.targets)), vlm.decoder
     )
     vlm.decoder.embed_tokens.requires_grad_(True)
+
+
+@contextmanager
+def without(vlm: VLM) -> Iterator[None]:
+    """The decoder as it was before the adapters: the reference of reinforcement fine-tuning."""
+    from peft.tuners.lora import LoraLayer
+
+    layers = [module for module in vlm.decoder.modules() if isinstance(module, LoraLayer)]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
 
 
 def merge(vlm: VLM) -> None:

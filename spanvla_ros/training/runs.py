@@ -132,8 +132,9 @@ class Run:
         path = self.path / BEST
         return load_file(path) if path.exists() else None
 
-    def plot(self, groups: Mapping[str, tuple[str, ...]]) -> None:
-        """curve.png: one panel per group of metric names, over steps. Skipped where matplotlib is not installed."""
+    def plot(self, groups: Mapping[str, tuple[str, ...]], window: int = 1) -> None:
+        """curve.png: one panel per group of metric names, over steps, as means over `window` values. Skipped where matplotlib is not
+        installed."""
         try:
             import matplotlib
         except ImportError:
@@ -147,7 +148,10 @@ class Run:
             for name in names:
                 points = [(m["step"], m[name]) for m in lines if name in m and m[name] is not None]
                 if points:
-                    axis.plot(*np.array(points, dtype=float).T, marker="." if len(points) < 50 else "", label=name)
+                    steps, values = np.array(points, dtype=float).T
+                    span = min(window, len(points))
+                    smooth = np.convolve(values, np.full(span, 1 / span), "valid")
+                    axis.plot(steps[span - 1 :], smooth, marker="." if len(points) < 50 else "", label=name)
             axis.set_title(title)
             axis.set_xlabel("step")
             if axis.lines:
