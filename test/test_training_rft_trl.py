@@ -72,8 +72,9 @@ def pair(tmp_path_factory):
     words = PreTrainedTokenizerFast(tokenizer_object=ours.tokenizer, pad_token=PAD, eos_token=ACTION_START)
     settings = trl.GRPOConfig(
         output_dir=str(tmp_path_factory.mktemp("trl")), per_device_train_batch_size=G, num_generations=G, max_completion_length=8, beta=BETA,
-        loss_type="grpo", scale_rewards="group", max_steps=1, learning_rate=1e-12, max_grad_norm=0, temperature=1.0, report_to="none", use_cpu=True,
-        bf16=False, gradient_checkpointing=False, logging_steps=1, save_strategy="no", disable_tqdm=True, seed=1,
+        loss_type="grpo", scale_rewards="group", use_bias_correction_kl=False, max_steps=1, learning_rate=1e-12, max_grad_norm=0,
+        temperature=1.0, report_to="none", use_cpu=True, bf16=False, gradient_checkpointing=False, logging_steps=1, save_strategy="no",
+        disable_tqdm=True, seed=1,
     )  # fmt: skip
     lora = peft.LoraConfig(r=4, lora_alpha=4, lora_dropout=0.0, target_modules=PROJECTIONS, init_lora_weights=False)
     prompts = datasets.Dataset.from_dict({"prompt": [" user front go straight ; speed 8 8 8 8 assistant"] * 2})
