@@ -1,5 +1,4 @@
-"""Build the action codebook; train the tokenizer, the VLM, the action expert, its ablations, or the baseline that sees nothing; fine-tune the VLM
-by reinforcement."""
+"""Build the action codebook; train the tokenizer, the VLM, the expert, its ablations or a blind baseline; fine-tune the VLM by reinforcement."""
 
 from __future__ import annotations
 
