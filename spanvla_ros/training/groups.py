@@ -90,7 +90,7 @@ class Bookkeeper:
         grouped = [tuple(parts[k] for k in range(g * per_group, (g + 1) * per_group) if k in parts) for g in range(len(cases))]
         found: list[Any] = [None] * len(cases)
         if self._scorers is not None:
-            found = self._judge(cases, samples, grouped)
+            found = self._judge(cases, samples, [own if len(own) == per_group else () for own in grouped])
         if self._world > 1:
             dist.broadcast_object_list(found, 0)
         groups = []
@@ -111,8 +111,10 @@ class Bookkeeper:
         self.score_s = time.monotonic() - began
         found: list[Rewards | str] = []
         for k, (sample, parts) in enumerate(zip(samples, grouped)):
-            problem = sample if isinstance(sample, str) else values[k] if isinstance(values[k], str) else ""
-            found.append(problem or self._reward_of(sample, parts, values[k], plans[k]))
+            if isinstance(sample, str) or not parts:
+                found.append(sample if isinstance(sample, str) else "a process couldn't read the sample")
+            else:
+                found.append(values[k] if isinstance(values[k], str) else self._reward_of(sample, parts, values[k], plans[k]))
         return found
 
     def _reward_of(self, sample: Sample, parts: Sequence[Rollouts], values: dict[str, np.ndarray], plans: np.ndarray) -> Rewards:

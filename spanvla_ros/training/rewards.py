@@ -112,7 +112,7 @@ def reward(
     recovery = config.recovery_weight * closeness(plans, log, config.recovery_threshold_m) if label == "rec" else zero
     negative, recovery = np.where(whole, negative, 0.0), np.where(whole, recovery, 0.0)
     against = np.array([bool(ok) and contradicts(t, p, interval_s, speed_mps) for ok, t, p in zip(whole, texts, plans)])
-    reasoning = -config.reasoning_weight * np.array([reasoning_penalty(text, bad, config) for text, bad in zip(texts, against)])
+    reasoning = 0.0 - config.reasoning_weight * np.array([reasoning_penalty(text, bad, config) for text, bad in zip(texts, against)])
     return Rewards(
         total=drive + negative + recovery + reasoning,
         driving=drive,

@@ -79,6 +79,8 @@ class RftConfig:
             raise ConfigError(
                 f"loop.batch {loop.batch} must be a multiple of group {self.group}, which must be one of loop.micro_batch {loop.micro_batch}"
             )
+        if loop.patience and not self.validation_samples:
+            raise ConfigError(f"loop.patience {loop.patience} needs validation_samples, is 0")
         if self.lora.rank < 1:
             raise ConfigError(f"lora.rank must be at least 1, is {self.lora.rank}: the model it started from is the one without adapters")
         for name in ("scorers", "page_every", "temperature"):
@@ -269,6 +271,7 @@ def run_rft(processes: Processes, config: RftConfig, data: Path, name: str, say:
         if scorers is not None:
             scorers.close()
     if run is not None:
+        run.plot(CURVES, WINDOW)
         with torch.no_grad():
             for parameter_name, parameter in model.vlm.named_parameters():
                 if parameter.requires_grad:

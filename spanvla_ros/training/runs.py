@@ -133,8 +133,8 @@ class Run:
         return load_file(path) if path.exists() else None
 
     def plot(self, groups: Mapping[str, tuple[str, ...]], window: int = 1) -> None:
-        """curve.png: one panel per group of metric names, over steps, as means over `window` values. Skipped where matplotlib is not
-        installed."""
+        """curve.png: one panel per group of metric names, over steps, as means over `window` values, fewer where there are few. Skipped
+        where matplotlib is not installed."""
         try:
             import matplotlib
         except ImportError:
@@ -149,7 +149,7 @@ class Run:
                 points = [(m["step"], m[name]) for m in lines if name in m and m[name] is not None]
                 if points:
                     steps, values = np.array(points, dtype=float).T
-                    span = min(window, len(points))
+                    span = max(1, min(window, len(points) // 8))
                     smooth = np.convolve(values, np.full(span, 1 / span), "valid")
                     axis.plot(steps[span - 1 :], smooth, marker="." if len(points) < 50 else "", label=name)
             axis.set_title(title)
