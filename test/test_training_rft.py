@@ -268,7 +268,8 @@ def test_few_of_them_are_left_out(tmp_path, runs, monkeypatch):
 
 def test_a_group_of_equal_rewards_is_counted_and_moves_nothing(data, runs):
     weights_ = ("driving", "negative", "recovery", "reasoning")
-    trained(Processes(), data, "equal", *(f"reward.{name}_weight=0" for name in weights_), "beta=0", "loop.steps=2", "validation_samples=0", "rollout=expert")
+    nothing = [f"reward.{name}_weight=0" for name in weights_]
+    trained(Processes(), data, "equal", *nothing, "beta=0", "loop.steps=2", "validation_samples=0", "rollout=expert")
     assert [line["equal"] for line in lines(runs, "equal", "equal")] == [1, 1]
     assert all(not value.any() for name, value in weights(runs, "equal").items() if name.startswith("weight/") and "lora_B" in name)
 
