@@ -62,7 +62,7 @@ def test_an_engine_folder_with_its_checkpoint(tmp_path, tiny_engine):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ("--preset nothing --random-weights", "'nothing' is not one of demo, spanvla-3b, tiny"),
+        ("--preset nothing --random-weights", "'nothing' is not one of demo, navsim, spanvla-3b, tiny"),
         ("--preset tiny", "preset tiny has no engine"),
         ("--preset tiny --random-weights --backend torch --tokens 999", "--tokens is 999"),
         ("--preset tiny --random-weights --repeats 0", "--repeats 0"),

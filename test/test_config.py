@@ -80,10 +80,12 @@ def test_shipped_training_configurations_load():
     from spanvla_ros.training.ablation import AblationConfig
     from spanvla_ros.training.ego import EgoConfig
     from spanvla_ros.training.expert import ExpertConfig
+    from spanvla_ros.training.rft import RftConfig
     from spanvla_ros.training.vlm import VlmConfig
 
-    kinds = {"vlm": VlmConfig, "expert": ExpertConfig, "ablation": AblationConfig, "mlp": EgoConfig}
+    kinds = {"vlm": VlmConfig, "expert": ExpertConfig, "ablation": AblationConfig, "mlp": EgoConfig, "rft": RftConfig, "figure": RftConfig}
+    given = {"ablation": ["expert.vlm=any"], "rft": ["model=any"], "figure": ["model=any"]}
     folder = Path(__file__).resolve().parents[1] / "config/train"
     for path in folder.glob("*.yaml"):
         kind = path.stem.rpartition("_")[2]
-        config.load(kinds[kind], path, ["expert.vlm=any"] if kind == "ablation" else [])
+        config.load(kinds[kind], path, given.get(kind, []))

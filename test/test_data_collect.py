@@ -66,7 +66,7 @@ def test_an_unsteady_hand_shows_the_way_back(tmp_path, monkeypatch):
         offsets.append(abs(record["scene"]["lateral_offset_m"]))
         # the plan ends where the lane is, not where the hand went
         ends.append(abs(record["scene"]["lateral_offset_m"] + record["future"][-1][1]) if abs(record["scene"]["curvature_1pm"][2]) < 1e-3 else 0.0)
-    assert 0.3 < max(offsets) < 3.0 and max(ends) < max(offsets)
+    assert 0.2 < max(offsets) < 3.0 and max(ends) < max(offsets)
 
 
 def test_the_future_is_what_was_driven(folder):

@@ -156,7 +156,7 @@ def test_info_of_the_preset(capsys):
     assert "3,754,622,976" in said and "36; 18 tapped, counted from 1: 1, 3, 5" in said and "33, 35" in said and "768 vision" in said
     assert main(["model", "info", "preset=engines/demo"]) == 0
     assert main(["model", "info", "preset=spanvla-4b"]) == 2
-    assert "'spanvla-4b' is neither a file, a model folder nor one of demo, spanvla-3b, tiny" in capsys.readouterr().err
+    assert "'spanvla-4b' is neither a file, a model folder nor one of demo, navsim, spanvla-3b, tiny" in capsys.readouterr().err
 
 
 def test_estimated_activations_are_those_that_a_layer_keeps(monkeypatch):
