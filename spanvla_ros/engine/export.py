@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import io
 import logging
 import shutil
 import tempfile
@@ -16,19 +17,28 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxscript
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from onnxscript import optimizer
 
 from spanvla_ros.contracts import EngineError
-from spanvla_ros.engine import golden, parity, seal
+from spanvla_ros.engine import golden, parity, quantise, seal
 from spanvla_ros.engine.backends.torch import TorchBackend
 from spanvla_ros.engine.manifest import FileEntry, GraphEntry, Manifest, Port, fingerprint
 from spanvla_ros.model import checkpoint
+from spanvla_ros.model.attention import written
 from spanvla_ros.model.graphs import Graph, graphs
 from spanvla_ros.model.spanvla import SpanVLA
 from spanvla_ros.planning.preprocess import preprocess
 
+# opset -> the exporter that writes it. 17 is the newest that TensorRT 8.6 reads, and the old exporter alone can write it; from 24
+# on the cache stays in place and attention is one operator (TensorRT 10.15)
+OPSETS = (17, 18, 20, 24)
 OPSET = 20
+PRECISIONS = ("fp32", "int8")
+TORCHSCRIPT_UNTIL = 17
+IN_PLACE_FROM = 24
 WEIGHTS = "weights.bin"
 EXTERNAL_BYTES = 1024  # smaller constants stay in the graph: shapes, axes, norms of tiny models
 ALIGNMENT = 64
@@ -38,10 +48,12 @@ class WeightsFile:
     """One file of raw tensors for all graphs; equal contents are stored once.
 
     Float32 weights that bfloat16 holds exactly, as those of a bfloat16 checkpoint, are stored so: half the size, the same
-    numbers. The graph casts them back, which a runtime does once, at load time.
+    numbers. The graph casts them back, which a runtime does once, at load time. bfloat16=False stores all as they are, for a runtime
+    without that type.
     """
 
-    def __init__(self):
+    def __init__(self, bfloat16: bool = True):
+        self._bfloat16 = bfloat16
         self._data = bytearray()
         self._offsets: dict[bytes, int] = {}
 
@@ -56,7 +68,7 @@ class WeightsFile:
             if array.nbytes < EXTERNAL_BYTES:
                 continue
             raw, data_type = array.tobytes(), tensor.data_type
-            bits = array.view(np.uint32) if array.dtype == np.float32 else None
+            bits = array.view(np.uint32) if array.dtype == np.float32 and self._bfloat16 else None
             if bits is not None and not (bits & 0xFFFF).any():
                 raw, data_type = (bits >> 16).astype(np.uint16).tobytes(), TensorProto.BFLOAT16
                 stored = f"{tensor.name}.bf16"
@@ -95,23 +107,18 @@ def _quiet():
         logging.getLogger("torch.onnx").setLevel(level)
 
 
-def trace(graph: Graph) -> onnx.ModelProto:
-    """ONNX of one graph at OPSET, weights inside."""
-    with _quiet(), torch.no_grad():
-        program = torch.onnx.export(
-            graph.module.eval(),
-            graph.examples,
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=list(graph.inputs),
-            output_names=list(graph.outputs),
-            verbose=False,
-        )
-    model = program.model_proto
+def trace(graph: Graph, opset: int = OPSET) -> onnx.ModelProto:
+    """ONNX of one graph at an opset of OPSETS, weights inside."""
+    fused = opset >= IN_PLACE_FROM
+    with _quiet(), torch.no_grad(), written("operator" if fused else "plain"):
+        model = _torchscript(graph, opset) if opset <= TORCHSCRIPT_UNTIL else _dynamo(graph, opset, _operators() if fused else None)
     for names, values in ((graph.inputs, model.graph.input), (graph.outputs, model.graph.output)):
         found = tuple(v.name for v in values)
         if found != names:
             raise EngineError(f"the exporter made a graph with {found} instead of {names}")
+    written_opset = next(o.version for o in model.opset_import if not o.domain)
+    if written_opset != opset:
+        raise EngineError(f"the exporter of torch {torch.__version__} wrote opset {written_opset} instead of {opset}; use one of {OPSETS}")
     del model.graph.value_info[:]
     for node in model.graph.node:
         # stack traces of the exporting machine
@@ -119,6 +126,45 @@ def trace(graph: Graph) -> onnx.ModelProto:
         node.doc_string = ""
     del model.metadata_props[:]
     return model
+
+
+def _dynamo(graph: Graph, opset: int, operators: dict[Any, Any] | None) -> onnx.ModelProto:
+    program = torch.onnx.export(
+        graph.module.eval(),
+        graph.examples,
+        dynamo=True,
+        opset_version=opset,
+        input_names=list(graph.inputs),
+        output_names=list(graph.outputs),
+        custom_translation_table=operators,
+        verbose=False,
+    )
+    return program.model_proto
+
+
+def _torchscript(graph: Graph, opset: int) -> onnx.ModelProto:
+    buffer = io.BytesIO()
+    torch.onnx.export(
+        graph.module.eval().requires_grad_(False),
+        graph.examples,
+        buffer,
+        dynamo=False,
+        opset_version=opset,
+        input_names=list(graph.inputs),
+        output_names=list(graph.outputs),
+    )
+    # the old exporter computes constant shapes in the graph
+    return optimizer.optimize(onnx.load_model_from_string(buffer.getvalue()))
+
+
+def _operators() -> dict[Any, Any]:
+    """What the operators of `model.attention` are called in opset 24."""
+    opset = onnxscript.values.Opset("", IN_PLACE_FROM)
+
+    def write_columns(cache, columns, index):
+        return opset.TensorScatter(cache, columns, index)
+
+    return {torch.ops.spanvla.write_columns.default: write_columns}
 
 
 def _ports(values: Any) -> tuple[Port, ...]:
@@ -133,11 +179,23 @@ def _ports(values: Any) -> tuple[Port, ...]:
     return tuple(port(v) for v in values)
 
 
-def export(model: SpanVLA, folder: Path | str, training: Mapping[str, Any] | None = None, log: Callable[[str], None] = lambda text: None) -> Manifest:
+def export(
+    model: SpanVLA,
+    folder: Path | str,
+    training: Mapping[str, Any] | None = None,
+    log: Callable[[str], None] = lambda text: None,
+    *,
+    opset: int = OPSET,
+    precision: str = "fp32",
+    expert_step: bool = False,
+) -> Manifest:
     """Write an engine folder: checkpoint, tokenizer, graphs, weights, manifest. The folder appears only when complete.
 
-    The checkpoint in it is bfloat16; the graphs hold exactly its numbers, so a model in float32 is rounded first.
+    The checkpoint in it is bfloat16; the graphs hold exactly its numbers, so a model in float32 is rounded first. opset: one of
+    OPSETS; precision: one of PRECISIONS, int8 as `engine.quantise` makes it; expert_step: with the graph of that name.
     """
+    if opset not in OPSETS or precision not in PRECISIONS:
+        raise EngineError(f"can't export opset {opset} in {precision}; there are opsets {OPSETS} and precisions {PRECISIONS}")
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:
@@ -148,9 +206,11 @@ def export(model: SpanVLA, folder: Path | str, training: Mapping[str, Any] | Non
         words = fingerprint(work / checkpoint.TOKENIZER).sha256
         if model.spec.tokenizer_sha256 != words:
             raise EngineError(f"the model spec was made for tokenizer {model.spec.tokenizer_sha256 or '(none)'}, the checkpoint holds {words}")
-        weights, entries = WeightsFile(), {}
-        for title, graph in graphs(model).items():
-            proto = trace(graph)
+        weights, entries = WeightsFile(bfloat16=opset > TORCHSCRIPT_UNTIL), {}
+        for title, graph in graphs(model, "in_place" if opset >= IN_PLACE_FROM else "columns", expert_step=expert_step).items():
+            proto = trace(graph, opset)
+            if precision == "int8" and title in quantise.GRAPHS:
+                proto = quantise.quantise(proto)
             entries[title] = GraphEntry(file=f"{title}.onnx", inputs=_ports(proto.graph.input), outputs=_ports(proto.graph.output))
             weights.move(proto)
             (work / f"{title}.onnx").write_bytes(proto.SerializeToString(deterministic=True))
@@ -161,7 +221,8 @@ def export(model: SpanVLA, folder: Path | str, training: Mapping[str, Any] | Non
             spec=model.spec,
             files=files,
             graphs=entries,
-            opset=OPSET,
+            opset=opset,
+            precision=precision,
             training=dict(training or {}),
             versions={package: version(package) for package in ("torch", "transformers", "onnx", "onnxscript", "tokenizers")},
         )

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+# how a graph that is being exported writes attention: in plain operators, or as one
+Form = Literal["plain", "operator"]
+_form: Form | None = None
 
 MASKED = -1e4  # additive and finite: exp() underflows to exactly 0 in float32, and it survives float16 engines
 
@@ -15,13 +23,32 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
+@contextlib.contextmanager
+def written(form: Form) -> Iterator[None]:
+    """Attention takes this form within, whatever would compute faster here."""
+    global _form
+    before, _form = _form, form
+    try:
+        yield
+    finally:
+        _form = before
+
+
+def _plain(device: torch.device) -> bool:
+    if _form is not None:
+        return _form == "plain"
+    # on a CPU the backward of the fused kernel costs several times that of the plain operators at our sequence lengths
+    return torch.compiler.is_compiling() or (torch.is_grad_enabled() and device.type == "cpu")
+
+
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
     """Grouped-query attention: query (B, H, Q, D), key and value (B, Hkv, K, D), additive mask (B or 1, 1, Q or 1, K) -> (B, Q, H*D)."""
     batch, heads, count, size = query.shape
-    # on a CPU the backward of the fused kernel costs several times that of the plain operators at our sequence lengths
-    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and query.device.type == "cpu"):
+    if _plain(query.device):
         out = _attend_folded(query, key, value, mask)
     else:
+        if mask is not None and _form == "operator":
+            mask = mask.expand(-1, -1, count, -1)  # the ONNX operator repeats a mask over batch and heads only
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=heads != key.shape[1])
     return out.transpose(1, 2).reshape(batch, count, heads * size)
 
@@ -41,3 +68,14 @@ def _attend_folded(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | Non
 def additive(allowed: Tensor) -> Tensor:
     """Additive mask of a boolean one: 0 where allowed, MASKED elsewhere."""
     return (1.0 - allowed.to(torch.float32)) * MASKED
+
+
+@torch.library.custom_op("spanvla::write_columns", mutates_args=())
+def write_columns(cache: Tensor, columns: Tensor, index: Tensor) -> Tensor:
+    """Cache (1, Hkv, K, D) with columns (1, Hkv, S, D) from slot index (1,) on; ONNX knows it as TensorScatter of opset 24."""
+    return cache.index_copy(2, index + torch.arange(columns.shape[2], device=index.device), columns)
+
+
+@write_columns.register_fake
+def _(cache: Tensor, columns: Tensor, index: Tensor) -> Tensor:
+    return torch.empty_like(cache)

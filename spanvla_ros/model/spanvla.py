@@ -108,12 +108,16 @@ class SpanVLA(nn.Module):
         start = torch.where(valid, positions.amax(dim=0), -1).amax(dim=1) + 1
         return Prefilled(logits=self.vlm.logits(last)[:, 0], kv=kv, start=start)
 
-    def step(self, token: Tensor, position: Tensor, valid: Tensor, cache: KV) -> tuple[Tensor, KV]:
+    def step(self, token: Tensor, position: Tensor, valid: Tensor, cache: KV, index: Tensor | None = None) -> tuple[Tensor, KV]:
         """One decoding step: token (B, 1) at M-RoPE position (B,), attending to valid (B, K) slots of the cache (B, Hkv, K, D)
-        and itself. Returns logits (B, V) and the new columns (B, Hkv, 1, D) per layer."""
-        seen = torch.cat((valid.to(torch.float32), torch.ones_like(token, dtype=torch.float32)), dim=1)
+        and itself. Returns logits (B, V) and the new columns (B, Hkv, 1, D) per layer, or, for B = 1 with the token's slot
+        index (1,), the whole caches."""
+        if index is None:
+            seen = torch.cat((valid.to(torch.float32), torch.ones_like(token, dtype=torch.float32)), dim=1)
+        else:
+            seen = (valid > 0) | (torch.arange(valid.shape[1], device=valid.device) == index[:, None])
         rope = self.vlm.rope(position[None, :, None].expand(3, -1, 1))
-        hidden, columns = self.vlm.decode_layers(self.vlm.decoder.embed_tokens(token), *rope, additive(seen)[:, None, None], past=cache)
+        hidden, columns = self.vlm.decode_layers(self.vlm.decoder.embed_tokens(token), *rope, additive(seen)[:, None, None], cache, index)
         return self.vlm.logits(hidden)[:, 0], columns
 
     @torch.no_grad()
@@ -196,3 +200,24 @@ class SpanVLA(nn.Module):
         count = 1 if self.spec.head == "l1" else steps or self.spec.flow_steps
         waypoints = flow.from_residual(flow.integrate(field, source, count), self._base(base), self.action_scale)
         return waypoints if n is None else waypoints.unflatten(0, (-1, n))
+
+    def euler(
+        self,
+        kv_taps: KV,
+        valid: Tensor,
+        next_position: Tensor,
+        ego: Tensor,
+        base: Tensor,
+        noise: Tensor,
+        point: Tensor,
+        tau: Tensor,
+        interval: Tensor,
+        *,
+        age: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """One step of `sample`: from point (B, T, 3) of residual space at tau (B,) to the one at tau + interval (B,), and
+        what waypoints (B, T, 3) it stands for. The step at tau 0 starts from the source, whatever point is."""
+        source = self.expert.source_mean(ego) + self.spec.source_sigma * noise
+        point = torch.where((tau > 0)[:, None, None], point, source)
+        point = point + self.velocity_field(kv_taps, valid, next_position, ego, age)(point, tau) * interval[:, None, None]
+        return point, flow.from_residual(point, self._base(base), self.action_scale)

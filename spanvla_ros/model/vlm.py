@@ -16,7 +16,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from spanvla_ros.contracts import ConfigError, ModelSpec
 from spanvla_ros.model.architecture import Architecture
-from spanvla_ros.model.attention import additive, attend, rotate
+from spanvla_ros.model.attention import additive, attend, rotate, write_columns
 from spanvla_ros.planning.prompt import TOKENS_PER_SECOND
 from spanvla_ros.planning.tokenizer import ACTION_START, PAD, VIDEO_PAD, VISION_END, VISION_START
 
@@ -159,7 +159,7 @@ class VLM(nn.Module):
     def embed(self, ids: Tensor, slot: Tensor, features: Tensor) -> Tensor:
         """Input (B, S, H) of the decoder: text of ids (B, S), or vision feature slot-1 of features (B, Nv, H) where slot > 0."""
         text = self.decoder.embed_tokens(ids)
-        index = (slot - 1).clamp(min=0)[..., None].expand(-1, -1, features.shape[-1])
+        index = (slot - (slot > 0).to(slot.dtype))[..., None].expand(-1, -1, features.shape[-1])
         return torch.where((slot > 0)[..., None], features.gather(1, index), text)
 
     def rope(self, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,13 +168,18 @@ class VLM(nn.Module):
         angle = torch.cat((angle, angle), dim=-1)[:, None]
         return angle.cos(), angle.sin()
 
-    def decode_layers(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, past: KV | None = None) -> tuple[Tensor, KV]:
+    def decode_layers(
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, past: KV | None = None, index: Tensor | None = None
+    ) -> tuple[Tensor, KV]:
         """Run all layers on x (B, S, H). Returns the normed output (B, S, H) and, per layer, the rotated keys and values
-        (B, Hkv, S, D) of these S tokens only. `past` (B, Hkv, P, D) is attended in front of them; mask covers P + S keys."""
+        (B, Hkv, S, D) of these S tokens only. `past` (B, Hkv, P, D) is attended in front of them; mask covers P + S keys.
+
+        index (1,), for B = 1: they go into slot `index` of past instead; mask covers P keys, and the whole caches are returned.
+        """
         kv: KV = []
         again = self.recompute and torch.is_grad_enabled()
-        for index, layer in enumerate(self.decoder.layers):
-            x, key, value = layer.run(x, cos, sin, mask, None if past is None else past[index], again)
+        for number, layer in enumerate(self.decoder.layers):
+            x, key, value = layer.run(x, cos, sin, mask, None if past is None else past[number], index, again)
             kv.append((key, value))
         return self.decoder.norm(x), kv
 
@@ -183,19 +188,26 @@ class VLM(nn.Module):
 
 
 def run_layer(
-    layer: nn.Module, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, past: tuple[Tensor, Tensor] | None, again: bool
+    layer: nn.Module,
+    x: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    mask: Tensor,
+    past: tuple[Tensor, Tensor] | None,
+    index: Tensor | None,
+    again: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One decoder layer on x (B, S, H): its output and the rotated keys and values (B, Hkv, S, D) of these S tokens.
+    """One decoder layer on x (B, S, H): its output and keys and values as `VLM.decode_layers` returns them.
 
     again: forget all but x after the forward pass, and run it again in the backward pass.
     """
     if again:
-        return checkpoint(_layer, layer, x, cos, sin, mask, past, use_reentrant=False)
-    return _layer(layer, x, cos, sin, mask, past)
+        return checkpoint(_layer, layer, x, cos, sin, mask, past, index, use_reentrant=False)
+    return _layer(layer, x, cos, sin, mask, past, index)
 
 
 def _layer(
-    layer: nn.Module, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, past: tuple[Tensor, Tensor] | None
+    layer: nn.Module, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, past: tuple[Tensor, Tensor] | None, index: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, count, _ = x.shape
     h = layer.input_layernorm(x)
@@ -204,13 +216,18 @@ def _layer(
         for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj)
     )
     query, key = rotate(query, cos, sin), rotate(key, cos, sin)
-    keys, values = (key, value) if past is None else (torch.cat((past[0], key), dim=2), torch.cat((past[1], value), dim=2))
+    if past is None:
+        keys, values = key, value
+    elif index is None:
+        keys, values = torch.cat((past[0], key), dim=2), torch.cat((past[1], value), dim=2)
+    else:
+        key, value = keys, values = write_columns(past[0], key, index), write_columns(past[1], value, index)
     x = x + layer.self_attn.o_proj(attend(query, keys, values, mask))
     return x + layer.mlp(layer.post_attention_layernorm(x)), key, value
 
 
 def causal_mask(valid: Tensor) -> Tensor:
     """Additive mask (B, 1, S, S): a token attends to valid (B, S) tokens up to itself."""
-    count = valid.shape[1]
-    causal = torch.ones(count, count, dtype=torch.bool, device=valid.device).tril()
+    slots = torch.arange(valid.shape[1], device=valid.device)
+    causal = slots[:, None] >= slots
     return additive(causal[None] & (valid > 0)[:, None])[:, None]
