@@ -40,3 +40,18 @@ def tiny_engine(tmp_path_factory) -> Path:
     spec = dataclasses.replace(tiny.build().spec, action_scale=tuple((0.02 * k, 0.01 * k, 0.001) for k in range(1, 11)))
     export(tiny.build(spec=spec), folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_engines(tmp_path_factory, tiny_engine) -> dict[str, Path]:
+    """Engine folders of the random tiny model in the forms that `spanvla export` knows; 17 has a single Euler step too."""
+    pytest.importorskip("torch")
+    from spanvla_ros.engine.export import export
+    from spanvla_ros.model import tiny
+
+    folder = tmp_path_factory.mktemp("engines")
+    export(tiny.build(), folder / "17", opset=17, expert_step=True)
+    export(tiny.build(), folder / "24", opset=24)
+    # this exporter is the quickest one
+    export(tiny.build(), folder / "int8", opset=17, precision="int8")
+    return {"20": tiny_engine, **{name: folder / name for name in ("17", "24", "int8")}}

@@ -11,9 +11,12 @@ from spanvla_ros.contracts import ConfigError, EngineError
 
 EXAMPLES = """examples:
   spanvla export --checkpoint RUN/model --out engines/mine
+  spanvla export --checkpoint RUN/model --opset 17 --out engines/mine-trt8
+  spanvla export --engine engines/demo --precision int8 --data data/demo --out engines/demo-int8
   spanvla export --preset tiny --seed 0 --out tiny
 """
 RECORD = "record.json"
+SAMPLES = 200  # of --data, evenly over the validation split
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -22,9 +25,15 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", type=Path, metavar="DIR", help="model folder, or a run folder of `spanvla train` that holds model/")
+    source.add_argument("--engine", type=Path, metavar="DIR", help="engine folder, to export its checkpoint in another way")
     source.add_argument("--preset", choices=["tiny"], help="random weights, no training")
     parser.add_argument("--seed", type=int, default=0, help="seed of --preset (default: 0)")
     parser.add_argument("--out", type=Path, required=True, metavar="ENGINE", help="engine folder to write")
+    about = "17 for TensorRT 8.6, 18 for 10.x, 20, or 24 with the cache in place for TensorRT from 10.15 (default: 20)"
+    parser.add_argument("--opset", type=int, choices=(17, 18, 20, 24), default=20, help=about)
+    parser.add_argument("--precision", choices=("fp32", "int8"), default="fp32", help="int8: weights for ONNX Runtime on a CPU (default: fp32)")
+    parser.add_argument("--expert-step", action="store_true", help="also write a single Euler step of the expert, for other step counts")
+    parser.add_argument("--data", type=Path, metavar="DIR", help=f"measure the open-loop error of the engine on {SAMPLES} samples of validation")
     parser.add_argument(
         "--record", type=Path, action="append", default=[], metavar="FILE", help=f"{RECORD} of an earlier stage, for the manifest; repeatable"
     )
@@ -34,18 +43,9 @@ def run(args: argparse.Namespace) -> int:
     from spanvla_ros.engine import manifest as manifests
     from spanvla_ros.engine import parity
     from spanvla_ros.engine.export import export
-    from spanvla_ros.model import checkpoint, tiny
 
-    if args.preset:
-        model, training = tiny.build(args.seed), {"preset": args.preset, "seed": args.seed}
-    else:
-        folder = args.checkpoint if (args.checkpoint / checkpoint.DESCRIPTION).is_file() else args.checkpoint / "model"
-        if not folder.is_dir():
-            raise ConfigError(f"{args.checkpoint} is no model folder: neither {checkpoint.DESCRIPTION} nor model/ is in it")
-        model = checkpoint.load(folder)
-        own = next((p for p in (folder / RECORD, folder.parent / RECORD) if p.is_file()), None)
-        training = {"stages": [_record(path) for path in [*args.record, *([own] if own else [])]]}
-    manifest = export(model, args.out, training, log=print)
+    model, training = _source(args)
+    manifest = export(model, args.out, training, log=print, opset=args.opset, precision=args.precision, expert_step=args.expert_step)
     found = parity.check(args.out)
     manifests.record_parity(args.out, "onnxruntime", found.to_dict())
     size = sum(entry.bytes for entry in manifest.files.values())
@@ -53,10 +53,51 @@ def run(args: argparse.Namespace) -> int:
         f"parity with the checkpoint, largest difference over {found.prompts} prompts: features {found.features:.1e}, "
         f"logits {found.logits:.1e}, waypoints {found.waypoints:.1e}; greedy tokens {'equal' if found.tokens_equal else 'DIFFER'}"
     )
-    print(f"{args.out}: {size / 1e6:.1f} MB, engine {manifest.sha256[:16]}")
-    if not found.ok:
+    print(f"{args.out}: {size / 1e6:.1f} MB, {args.precision}, engine {manifest.sha256[:16]}")
+    if args.data:
+        _measure(args.out, args.data)
+    if not found.ok and args.precision == "fp32":
         raise EngineError(f"{args.out} doesn't reproduce its checkpoint within {parity.TOLERANCE}: {found.to_dict()}")
     return 0
+
+
+def _source(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    """The model and what made it."""
+    from spanvla_ros.engine import manifest as manifests
+    from spanvla_ros.model import checkpoint, tiny
+
+    if args.preset:
+        return tiny.build(args.seed), {"preset": args.preset, "seed": args.seed}
+    if args.engine:
+        training = dict(manifests.verify(args.engine).training)
+        return checkpoint.load(args.engine), training
+    folder = args.checkpoint if (args.checkpoint / checkpoint.DESCRIPTION).is_file() else args.checkpoint / "model"
+    if not folder.is_dir():
+        raise ConfigError(f"{args.checkpoint} is no model folder: neither {checkpoint.DESCRIPTION} nor model/ is in it")
+    own = next((p for p in (folder / RECORD, folder.parent / RECORD) if p.is_file()), None)
+    return checkpoint.load(folder), {"stages": [_record(path) for path in [*args.record, *([own] if own else [])]]}
+
+
+def _measure(engine: Path, data: Path) -> None:
+    """Print the open-loop errors of an engine and its checkpoint. EngineError where the engine's has grown too much."""
+    import numpy as np
+
+    from spanvla_ros.data.shards import Dataset
+    from spanvla_ros.engine import load, parity
+    from spanvla_ros.planning.preprocess import preprocess
+
+    spec, tokenizer, tested = load.load_backend(engine)
+    *_, reference = load.load_backend(engine, "torch")
+    samples = Dataset(data, "validation", spec, labels=("pos", "rec"))
+    picked = np.unique(np.linspace(0, len(samples) - 1, SAMPLES).astype(int))
+    pairs = ((preprocess(s.observation, spec, tokenizer), s.waypoints(spec)) for s in (samples[int(i)] for i in picked))
+    found = parity.open_loop(spec, reference, tested, pairs)
+    print(
+        f"open loop over {found.samples} samples: checkpoint {found.checkpoint_m:.3f} m, engine {found.engine_m:.3f} m ({found.change:+.1%}), "
+        f"plans {found.between_m:.3f} m apart"
+    )
+    if not found.ok:
+        raise EngineError(f"{engine}: the open-loop error grew by {found.change:.1%}, {parity.ADE_TOLERANCE:.0%} is allowed; export it as fp32")
 
 
 def _record(path: Path) -> dict[str, Any]:

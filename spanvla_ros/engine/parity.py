@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from spanvla_ros.contracts import NS_PER_S, Command, EgoHistory, Image, ModelSpec, Observation
+from spanvla_ros.contracts import NS_PER_S, Command, EgoHistory, EngineError, Image, ModelSpec, Observation
 from spanvla_ros.engine.backends.session import Session
 from spanvla_ros.engine.load import load_backend
 from spanvla_ros.geometry import constant_turn
 from spanvla_ros.planning.preprocess import preprocess
 
 TOLERANCE = 1e-4  # float32 on both sides: measured differences are some 1e-6
+ADE_TOLERANCE = 0.03  # of an engine with less precision: so much of its open-loop error may be new
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,29 @@ class Parity:
 
     def to_dict(self) -> dict[str, float | int | bool]:
         return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenLoop:
+    """Mean distance of plans in metres over all samples and waypoints: to what was driven, of the checkpoint in float32 and of the
+    engine; and between the plans of the two. The judgement of an engine with less precision, where tensors must differ."""
+
+    samples: int
+    checkpoint_m: float
+    engine_m: float
+    between_m: float
+
+    @property
+    def change(self) -> float:
+        """Growth of the error, as a share of the checkpoint's."""
+        return self.engine_m / self.checkpoint_m - 1
+
+    @property
+    def ok(self) -> bool:
+        return self.change <= ADE_TOLERANCE
+
+    def to_dict(self) -> dict[str, float | int]:
+        return {**dataclasses.asdict(self), "change": self.change}
 
 
 def observations(spec: ModelSpec, count: int, seed: int = 0) -> Iterator[Observation]:
@@ -92,3 +116,25 @@ def check(engine_dir: Path | str, backend: str = "auto", count: int = 4) -> Pari
     finally:
         tested.close()
         reference.close()
+
+
+def open_loop(spec: ModelSpec, reference: Session, backend: Session, samples: Iterable[tuple[Mapping[str, np.ndarray], np.ndarray]]) -> OpenLoop:
+    """Plans without noise on samples: arrays of `planning.preprocess`, and the driven waypoints (T, 3) in base_link."""
+    plans: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    driven = []
+    for prompt, future in samples:
+        for session, found in zip((reference, backend), plans):
+            session.prefill(prompt)
+            for _ in session.decode(spec.max_reasoning_tokens + 1):
+                pass
+            found.append(session.flow(prompt, np.zeros((1, spec.waypoints, 3), np.float32)))
+        driven.append(future)
+    if not driven:
+        raise EngineError("the open-loop error needs samples, there are none")
+
+    def distance(first: list[np.ndarray], second: list[np.ndarray]) -> float:
+        return float(np.linalg.norm((np.array(first) - np.array(second))[..., :2], axis=-1).mean())
+
+    return OpenLoop(
+        samples=len(driven), checkpoint_m=distance(plans[0], driven), engine_m=distance(plans[1], driven), between_m=distance(*plans)
+    )
