@@ -42,16 +42,26 @@ def tiny_engine(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def tiny_engines(tmp_path_factory, tiny_engine) -> dict[str, Path]:
-    """Engine folders of the random tiny model in the forms that `spanvla export` knows; 17 has a single Euler step too."""
-    pytest.importorskip("torch")
-    from spanvla_ros.engine.export import export
-    from spanvla_ros.model import tiny
+class Forms(dict):
+    """Engine folders of the random tiny model by the form they are exported in; each is made when it is first asked for."""
 
-    folder = tmp_path_factory.mktemp("engines")
-    export(tiny.build(), folder / "17", opset=17, expert_step=True)
-    export(tiny.build(), folder / "24", opset=24)
-    # this exporter is the quickest one
-    export(tiny.build(), folder / "int8", opset=17, precision="int8")
-    return {"20": tiny_engine, **{name: folder / name for name in ("17", "24", "int8")}}
+    # the exporter of opset 17 is the quickest one, so int8 goes through it
+    CHOICES = {"17": {"opset": 17, "expert_step": True}, "24": {"opset": 24}, "int8": {"opset": 17, "precision": "int8"}}
+
+    def __init__(self, folder: Path, default: Path):
+        super().__init__({"20": default})
+        self._folder = folder
+
+    def __missing__(self, form: str) -> Path:
+        from spanvla_ros.engine.export import export
+        from spanvla_ros.model import tiny
+
+        self[form] = self._folder / form
+        export(tiny.build(), self[form], **self.CHOICES[form])
+        return self[form]
+
+
+@pytest.fixture(scope="session")
+def tiny_engines(tmp_path_factory, tiny_engine) -> Forms:
+    """Engine folders by form: 17, 20, 24, and int8."""
+    return Forms(tmp_path_factory.mktemp("forms"), tiny_engine)

@@ -76,6 +76,4 @@ def write_columns(cache: Tensor, columns: Tensor, index: Tensor) -> Tensor:
     return cache.index_copy(2, index + torch.arange(columns.shape[2], device=index.device), columns)
 
 
-@write_columns.register_fake
-def _(cache: Tensor, columns: Tensor, index: Tensor) -> Tensor:
-    return torch.empty_like(cache)
+write_columns.register_fake(lambda cache, columns, index: torch.empty_like(cache))
