@@ -5,7 +5,7 @@ it gets new columns. "columns": prefill and step return them alone, and the host
 whole cache and return it with the columns written (TensorScatter); `k_00_out` may be bound to the memory of `k_00`.
 
     graph        inputs                                                           outputs
-    vision       patches (G, N, 1176)                                             feat (Nv, H)
+    vision       patches (C, N, 1176)                                             feat (Nv / pairs, H)
     prefill      ids (1, S)  slot (1, S)  feat (Nv, H)  positions (3, 1, S)       logits (1, V)  k_00 (1, Hkv, S, D) ...
                  length (1,)
       in place   the same, then  k_00 (1, Hkv, K, D) ...                          logits (1, V)  k_00_out (1, Hkv, K, D) ...
@@ -16,11 +16,12 @@ whole cache and return it with the columns written (TensorScatter); `k_00_out` m
                  position (1,)  valid (1, K)  k_NN (1, Hkv, K, D) ... of the taps
     expert_step  point (1, T, 3)  tau (1,)  interval (1,), then as expert         point_next (1, T, 3)  waypoints (1, T, 3)
 
-G pictures of N patches, Nv vision tokens, S slots for the prompt, K slots of the cache, T waypoints, E ego features, V words, age only
-where the spec has kv_age. ids, slot, positions, length, token, position, index and next_token are int64, all else float32; slot n > 0
-takes feature n - 1, valid is 1 where the cache is filled and does not count the token of this step, index is that token's slot.
-`expert` makes all Euler steps in one launch. `expert_step` is one of them, for other step counts: at tau 0 it starts from the source,
-whatever point holds, and the waypoints of the last one are the plan.
+C cameras, each with one frame pair of N patches (older pairs were encoded when they were new), Nv vision tokens of all pairs, S slots
+for the prompt, K slots of the cache, T waypoints, E ego features, V words; age only where the spec has kv_age. ids, slot, positions,
+length, token, position, index and next_token are int64, all else float32. slot n > 0 takes feature n - 1; valid is 1 where the cache
+is filled and does not count the token of this step; index is that token's slot. `expert` makes all Euler steps in one launch;
+`expert_step` is one of them, for other step counts: at tau 0 it starts from the source, whatever point holds, and the waypoints of
+the last one are the plan.
 """
 
 from __future__ import annotations
