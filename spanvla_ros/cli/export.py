@@ -102,6 +102,7 @@ def _open_loop(engine: Path, data: Path) -> OpenLoop:
     *_, reference = load.load_backend(engine, "torch")
     samples = Dataset(data, "validation", spec, labels=("pos", "rec"))
     picked = np.unique(np.linspace(0, len(samples) - 1, SAMPLES).astype(int))
+    print(f"planning on {len(picked)} samples of {data} with the engine and with its checkpoint ...", flush=True)
     pairs = ((preprocess(s.observation, spec, tokenizer), s.waypoints(spec)) for s in (samples[int(i)] for i in picked))
     return parity.open_loop(spec, reference, tested, pairs)
 
