@@ -84,6 +84,7 @@ def _prices(text: str) -> tuple[float, float]:
 
 
 def annotate(args: argparse.Namespace, progress: Callable[[str, int, int], None]) -> int:
+    from spanvla_ros.data import card
     from spanvla_ros.data.annotation import estimate
     from spanvla_ros.data.annotation.annotators import Annotator, Rules
     from spanvla_ros.data.annotation.cache import Cache
@@ -120,6 +121,8 @@ def annotate(args: argparse.Namespace, progress: Callable[[str, int, int], None]
         left = (len(todo) - done) * (time.monotonic() - start) / done
         spent = f", {estimate.cost(args.price, *paid):.2f} spent" if args.price else ""
         progress(f"{done}/{len(todo)} samples, {len(failed)} failed{spent}, {estimate.duration(left)} left", done, len(todo))
+    if len(failed) < done:
+        card.write(args.out, card.split_by(args.folder))
     if failed:
         raise DataError(f"{len(failed)} of {len(todo)} samples failed; {args.out / 'failed'} lists them, the same command tries them again")
     return 0

@@ -134,6 +134,7 @@ def _sim(args: argparse.Namespace) -> int:
 def _navsim(args: argparse.Namespace) -> int:
     from collections import Counter
 
+    from spanvla_ros.data import card
     from spanvla_ros.data.navsim import samples
     from spanvla_ros.data.navsim.observation import parse_cameras
     from spanvla_ros.data.navsim.splits import SceneFilter, read_filter
@@ -151,6 +152,8 @@ def _navsim(args: argparse.Namespace) -> int:
         _progress(f"{done}/{total} logs, {written} new samples, {skipped.total()} left out, {errors} failed, {left / 60:.0f} min left", done, total)
     for reason, count in skipped.most_common(20):
         print(f"{count} scenes left out: {reason}", file=sys.stderr)
+    if written:
+        card.write(args.out, "drive")  # the towns are the same in all splits
     if errors:
         raise DataError(f"{errors} of {total} logs failed; the lines above say why, the others are complete")
     if not written and skipped:

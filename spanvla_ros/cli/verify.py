@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     """Check everything that can be checked here; a line each."""
     from spanvla_ros.engine import manifest as manifests
     from spanvla_ros.engine import seal
-    from spanvla_ros.engine.load import BACKENDS
+    from spanvla_ros.engine.load import BACKENDS, PROBES
 
     folder: Path = args.engine
     if args.seal:
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"{'plans':12} ok   {_plans(folder, manifest)}", flush=True)
     wrong, ran = [], 0
     for name in BACKENDS:
-        reason = _absent(folder, name)
+        reason = PROBES[name](folder) if name in PROBES else None
         if reason:
             print(f"{name:12} --   not here: {reason}", flush=True)
             continue
@@ -64,20 +64,6 @@ def run(args: argparse.Namespace) -> int:
     if wrong or not ran:
         raise EngineError(f"{folder}: {', '.join(wrong)} is off" if wrong else f"{folder}: no backend is here to run it; pip install onnxruntime")
     return 0
-
-
-def _absent(folder: Path, name: str) -> str | None:
-    """Why a backend that needs a GPU can't run here; whatever is wrong with one that can is an error."""
-    from spanvla_ros.engine import store
-
-    if name == "torch-cuda":
-        from spanvla_ros.engine.gpu import gpu
-
-        try:
-            gpu()
-        except EngineError as error:
-            return str(error)
-    return store.absent(folder) if name == "tensorrt" else None
 
 
 def _plans(folder: Path, manifest: Manifest) -> str:
