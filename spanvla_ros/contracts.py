@@ -152,7 +152,8 @@ class Plan:
 
     waypoints_base (T, 3): poses in base_link at t0, one per `ModelSpec.waypoint_interval_s`, the first at one interval
     after t0; pose_odom (3,) and speed_mps: measured at t0; timings_ms: stage -> duration. budget_tokens: the most that the text
-    could have; cut_tokens: how many it has where the deadline ended it, else None.
+    could have; cut_tokens: how many it has where the deadline ended it, else None. revision: 0 from the pictures alone or on a text
+    that the deadline ended, 1 on the whole text, 2 from newer motion on the text and pictures of kv_age_s before t0.
     """
 
     t0_ns: int
@@ -167,6 +168,8 @@ class Plan:
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     budget_tokens: int | None = None
     cut_tokens: int | None = None
+    revision: int = 1
+    kv_age_s: float = 0.0
 
     def __post_init__(self):
         shape = self.waypoints_base.shape
@@ -326,7 +329,7 @@ class Backend(Protocol):
         """
 
     def flow(self, motion: Mapping[str, np.ndarray], noise: np.ndarray) -> np.ndarray:
-        """Waypoints (T, 3) in base_link from the current KV; repeatable on the same KV.
+        """Waypoints (T, 3) in base_link from the current KV, closed by <action_start> if it isn't yet; repeatable on the same KV.
 
         motion: `ego` (1, E) and `base` (1, T, 3) of `planning.preprocess`, `age` (1, 4) where the spec has kv_age; noise
         (1, T, 3) in units of the source sigma.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import random
 from pathlib import Path
@@ -26,20 +25,13 @@ def ros_logs(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_engine(tmp_path_factory) -> Path:
-    """Engine folder of the random tiny model: real graphs, real manifest, no meaning in its plans.
-
-    Its residuals are small, so that its plans pass the validity checks and a car can follow them.
-    """
+    """Engine folder of the random tiny model: real graphs, real manifest, no meaning in its plans."""
     torch = pytest.importorskip("torch")
     pytest.importorskip("onnxscript")
-    from spanvla_ros.engine.export import export
-    from spanvla_ros.model import tiny
+    from helpers import export_tiny
 
     torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("engines") / "tiny"
-    spec = dataclasses.replace(tiny.build().spec, action_scale=tuple((0.02 * k, 0.01 * k, 0.001) for k in range(1, 11)))
-    export(tiny.build(spec=spec), folder)
-    return folder
+    return export_tiny(tmp_path_factory.mktemp("engines") / "tiny")
 
 
 class Forms(dict):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
 
 from spanvla_ros.contracts import EgoHistory, ModelSpec
@@ -39,3 +42,13 @@ def history(speed: float = 8.0, yaw_rate: float = 0.05, t0_ns: int = 10 * S) -> 
         yaw_rates_rps=np.full(4, yaw_rate),
         acceleration_mps2=0.6,
     )
+
+
+def export_tiny(folder: Path) -> Path:
+    """Engine folder of the random tiny model. Its residuals are small, so that its plans pass the validity checks and a car can follow them."""
+    from spanvla_ros.engine.export import export
+    from spanvla_ros.model import tiny
+
+    spec = dataclasses.replace(tiny.build().spec, action_scale=tuple((0.02 * k, 0.01 * k, 0.001) for k in range(1, 11)))
+    export(tiny.build(spec=spec), folder)
+    return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import signal
@@ -12,11 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spanvla_ros.cli._sim_text import comparison, progress, table
 from spanvla_ros.contracts import ConfigError, SpanVLAError
 from spanvla_ros.evaluation import benchmark, results
+from spanvla_ros.planning.planner import Rate
 from spanvla_ros.share import DEMO_ENGINE, share
 
 if TYPE_CHECKING:
+    from spanvla_ros.sim.latency import Latency
     from spanvla_ros.sim.planners import DrivingPlanner
     from spanvla_ros.sim.scenarios.scenario import Scenario
     from spanvla_ros.sim.simulation import Simulation
@@ -25,6 +29,7 @@ EXAMPLE = """examples:
   spanvla sim --planner expert --suite all --seeds 6000:6004 --out out/expert
   spanvla sim --planner spanvla --suite lane,stopped,red --seeds 6000:6002 --out out/demo
   spanvla sim --planner spanvla --suite lane --seeds 6000:6002 --out out/ros --ros
+  spanvla sim --planner spanvla --suite cut_in --latency 0.13,0.02,0.02 --plan-early --replan-s 0.05 --out out/early
   spanvla sim --compare out/expert out/demo
 
 OUT/summary.json   figures overall and per family, every episode
@@ -55,6 +60,15 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--black", action="store_true", help="the camera pictures are black")
     parser.add_argument("--engine", type=Path, metavar="DIR", help="engine folder of --planner spanvla (default: the demo engine)")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that drive at the same time (default: %(default)s)")
+    parser.add_argument(
+        "--latency",
+        metavar="PREFILL,TOKEN,FLOW",
+        help="seconds of simulated time that a plan of --planner spanvla takes: picture to keys and values, one token, one trajectory "
+        "(default: time stands still while it plans)",
+    )
+    parser.add_argument("--plan-early", action="store_true", help="with --latency: also plan before the text; as the node's parameter plan_early")
+    parser.add_argument("--replan-s", type=float, default=0.0, metavar="S", help="with --latency: as the node's parameter replan_s (default: never)")
+    parser.add_argument("--max-kv-age-s", type=float, default=Rate.max_kv_age_s, metavar="S", help="as the node's parameter (default: %(default)s)")
     parser.add_argument("--ros", action="store_true", help="simulator and planner as ROS 2 nodes in processes of their own")
     parser.add_argument("--carla", metavar="HOST:PORT", help="on a CARLA server instead: its physics and pictures, the same scenarios and judge")
     parser.add_argument("--compare", nargs=2, type=Path, metavar=("OUT1", "OUT2"), help="drive nothing, compare two results")
@@ -106,12 +120,27 @@ def _check(args: argparse.Namespace) -> list[Scenario]:
         raise ConfigError(f"--workers is {args.workers}, but --ros and --carla drive one episode after the other")
     if args.carla and (args.ros or args.black):
         raise ConfigError(f"--carla can't be combined with {'--ros' if args.ros else '--black'}")
+    args.latency, args.rate = _pace(args)
     scenarios = [building.build(family, seed) for family in families for seed in seeds]
     if args.render == "gl" and not args.black and not args.carla:
         from spanvla_ros.sim.pictures.renderer import Renderer
 
         Renderer.shared()  # a machine that can't draw says so before the first drive
     return scenarios
+
+
+def _pace(args: argparse.Namespace) -> tuple[Latency | None, Rate]:
+    """What a plan costs in simulated time, and when there are others beside it."""
+    from spanvla_ros.sim.latency import Latency
+
+    if args.latency is None and (args.plan_early or args.replan_s):
+        raise ConfigError("--plan-early and --replan-s change nothing while time stands still; give --latency PREFILL,TOKEN,FLOW")
+    if args.latency is not None and (args.planner != "spanvla" or args.ros):
+        raise ConfigError("--latency is for --planner spanvla in this process; over ROS a plan takes the time that it takes")
+    if args.replan_s < 0 or args.max_kv_age_s <= 0:
+        raise ConfigError(f"--replan-s is {args.replan_s:g} and --max-kv-age-s {args.max_kv_age_s:g}; they must be 0 or more, and above 0")
+    latency = None if args.latency is None else Latency.parse(args.latency)
+    return latency, Rate(plan_early=args.plan_early, replan_s=args.replan_s, max_kv_age_s=args.max_kv_age_s)
 
 
 def _drives(args: argparse.Namespace, scenarios: list[Scenario]) -> Iterator[tuple[dict[str, Any], dict[str, bytes]]]:
@@ -121,7 +150,7 @@ def _drives(args: argparse.Namespace, scenarios: list[Scenario]) -> Iterator[tup
     elif args.workers > 1:
         yield from _parallel(args, scenarios)
     else:
-        worker = _Worker(args.planner, args.engine, args.render == "gl", args.black, args.carla)
+        worker = _Worker(args.planner, args.engine, args.render == "gl", args.black, args.latency, args.rate, args.carla)
         try:
             yield from map(worker.drive, scenarios)
         finally:
@@ -131,17 +160,20 @@ def _drives(args: argparse.Namespace, scenarios: list[Scenario]) -> Iterator[tup
 class _Worker:
     """Drives one scenario after the other: the traffic simulation allows one world per process."""
 
-    def __init__(self, planner: str, engine: Path | None, render: bool, black: bool, carla: str | None = None):
+    def __init__(
+        self, planner: str, engine: Path | None, render: bool, black: bool, latency: Latency | None, rate: Rate, carla: str | None = None
+    ):
         if carla:
             from spanvla_ros.sim.carla.source import connect
 
             self._server = connect(carla)
         self.planner, self._render, self._black, self._carla = make_planner(planner, engine), render, black, carla
+        self._latency, self._rate = latency, rate
 
     def drive(self, scenario: Scenario) -> tuple[dict[str, Any], dict[str, bytes]]:
         from spanvla_ros.sim.trial import drive
 
-        return drive(self._simulation(scenario), self.planner)
+        return drive(self._simulation(scenario), self.planner, self._latency, self._rate)
 
     def _simulation(self, scenario: Scenario) -> Simulation:
         if self._carla:
@@ -176,7 +208,7 @@ def _parallel(args: argparse.Namespace, scenarios: list[Scenario]) -> Iterator[t
     # libraries that start as many threads as there are cores would fight over them
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     make_planner(args.planner, args.engine).close()  # a broken engine is one clear line, not a pool of dead processes
-    setting = (args.planner, args.engine, args.render == "gl", args.black)
+    setting = (args.planner, args.engine, args.render == "gl", args.black, args.latency, args.rate)
     pool = ProcessPoolExecutor(args.workers, multiprocessing.get_context("spawn"), _begin, setting)
     try:
         yield from pool.map(_drive, [s.family for s in scenarios], [s.seed for s in scenarios])
@@ -233,71 +265,9 @@ def summarize(args: argparse.Namespace, episodes: list[dict[str, Any]], times_ms
         "black": args.black,
         "ros": args.ros,
         "workers": args.workers,
+        "latency": None if args.latency is None else {**dataclasses.asdict(args.latency), **dataclasses.asdict(args.rate)},
         **benchmark.summarize(episodes),
         "plan_latency_ms": benchmark.latency(times_ms),
         "wall_s": round(wall_s, 2),
         "scenarios": episodes,
     }
-
-
-def progress(row: dict[str, Any], index: int, count: int) -> str:
-    """One line about an episode."""
-    wrong = (
-        ", ".join(f"{entry['type']} at {entry['time_s']:.1f} s" for entry in row["infractions"] if entry["type"] != "min_speed") or "no infraction"
-    )
-    return (
-        f"[{index}/{count}] {row['family']:13} {row['seed']}  completion {row['route_completion']:.2f}  DS {row['driving_score_lb21']:5.1f}  "
-        f"{wrong}; {row['ended']} after {row['duration_s']:.1f} s ({row['wall_s']:.1f} s of wall time)"
-    )
-
-
-def table(summary: dict[str, Any]) -> list[str]:
-    """Lines of the final table: a row per family."""
-    lines = [
-        f"{benchmark.LABEL}; not comparable with CARLA tables",
-        f"{'':14}{'n':>4}{'DS LB2.1':>10}{'LB2.0':>7}{'compl.':>8}{'success':>9}{'fault':>7}{'infr/km':>9}"
-        f"{'smooth':>8}{'effic.':>8}{'NCAP':>6}{'EPDMS':>7}",
-    ]
-    for name, row in [*summary["families"].items(), ("all", summary)]:
-        lines.append(
-            f"{name:14}{row['episodes']:4d}{row['driving_score_lb21']:10.1f}{row['driving_score_lb20']:7.1f}{row['route_completion']:8.3f}{row['success_rate']:9.2f}"
-            f"{row['at_fault_collisions']:7d}{row['infractions_per_km']:9.2f}{_cell(row['smoothness'], 8, 2)}{_cell(row['efficiency'], 8, 0)}"
-            f"{_cell(row['neuroncap_score'], 6, 2)}{_cell((row['pdm'] or {}).get('epdms'), 7, 3)}"
-        )
-    said = summary["reasoning"]
-    if said:
-        lines.append(
-            f"reasoning of {said['plans']} plans: agrees with the plan {_cell(said['agrees'], 0, 2)}, "
-            f"contradicts it {_cell(said['contradicts'], 0, 3)}; slow thinking in complex scenes {_cell(said['slow_in_complex'], 0, 2)}, on free road {_cell(said['slow_in_free'], 0, 2)}"
-        )
-    delay = summary["plan_latency_ms"]
-    if delay:
-        lines.append(f"plan latency: mean {delay['mean']:.1f} ms, p50 {delay['p50']:.1f} ms, p95 {delay['p95']:.1f} ms")
-    return lines
-
-
-def _cell(value: float | None, width: int, digits: int) -> str:
-    return f"{'-':>{width}}" if value is None else f"{value:{width}.{digits}f}"
-
-
-def comparison(found: dict[str, Any], first: str, second: str) -> list[str]:
-    """Lines about two results."""
-    lines = [
-        f"A = {first}",
-        f"B = {second}",
-        f"{found['common']} scenarios in both; only in A {found['only_first']}, only in B {found['only_second']}",
-    ]
-    lines += [f"identical drives (state hash): {found['identical']}", ""]
-    lines.append(f"{benchmark.LABEL:20}{'A':>8}{'B':>8}{'B - A':>8}  95 % interval     compl. A/B     success A/B    infr/km A/B")
-    rows = [(name, found["first"]["families"][name], found["second"]["families"][name], found["families"][name]) for name in found["families"]]
-    for name, one, two, gain in [*rows, ("all", found["first"], found["second"], found["difference"])]:
-        lines.append(
-            f"{name:20}{one['driving_score_lb21']:8.1f}{two['driving_score_lb21']:8.1f}{gain['mean']:+8.1f}"
-            f"  [{gain['low']:+6.1f}, {gain['high']:+6.1f}]"
-            f"{one['route_completion']:9.2f} /{two['route_completion']:5.2f}{one['success_rate']:9.2f} /{two['success_rate']:5.2f}"
-            f"{one['infractions_per_km']:9.2f} /{two['infractions_per_km']:6.2f}"
-        )
-    low, high = found["difference"]["low"], found["difference"]["high"]
-    lines += ["", "B is better" if low > 0 else "B is worse" if high < 0 else "no difference that these scenarios can show"]
-    lines += [f"  {row['family']} {row['seed']}: {row['gain']:+.1f}" for row in found["changed"][:10]]
-    return lines

@@ -48,6 +48,8 @@ def _figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "smoothness": _mean(row["smoothness"] for row in rows),
         "efficiency": _mean(row["efficiency"] for row in rows),
         "neuroncap_score": _mean(crash),
+        "reactions": sum(row.get("reaction_s") is not None for row in rows),
+        "reaction_s": _mean(row.get("reaction_s") for row in rows),
         "pdm": _pdm([row["pdm"] for row in rows if row.get("pdm")]),
         "reasoning": _reasoning([row["reasoning"] for row in rows if row.get("reasoning")]),
     }
@@ -119,8 +121,15 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, An
         "second": summarize([two[key] for key in common]),
         "difference": _interval(gains),
         "families": {f: _interval(np.array([gain for gain, (family, _) in zip(gains, common) if family == f])) for f in families},
+        "reactions": _reactions([(one[key].get("reaction_s"), two[key].get("reaction_s")) for key in common]),
         "changed": [{"family": common[i][0], "seed": common[i][1], "gain": round(float(gains[i]), 2)} for i in order],
     }
+
+
+def _reactions(pairs: Sequence[tuple[float | None, float | None]]) -> dict[str, float | None]:
+    """Mean reaction times over the drives in which both reacted."""
+    both = [pair for pair in pairs if None not in pair]
+    return {"drives": len(both), "first": _mean(pair[0] for pair in both), "second": _mean(pair[1] for pair in both)}
 
 
 def _interval(gains: np.ndarray) -> dict[str, float]:

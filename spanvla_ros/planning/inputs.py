@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import threading
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +34,7 @@ class Grid:
 class InputBuffer:
     """Recent frames and odometry by stamp. Thread-safe: callbacks add, the inference thread observes.
 
-    A payload is encoded bytes, decoded when it is first used, or an RGB array (H, W, 3) uint8.
+    A payload is encoded bytes, decoded when it is first used, or an RGB array (H, W, 3) uint8. decoded_s: time that decoding took so far.
     """
 
     def __init__(self, spec: ModelSpec | Grid, limits: InputLimits | None = None):
@@ -41,6 +42,7 @@ class InputBuffer:
         self.limits = limits or InputLimits()
         self._keep_ns = int((1.0 - min(*spec.frame_offsets_s, *spec.history_offsets_s)) * NS_PER_S)
         self._lock = threading.Lock()
+        self.decoded_s = 0.0
         self.reset()
 
     def reset(self) -> None:
@@ -83,7 +85,7 @@ class InputBuffer:
 
     def observe(self, t0_ns: int, command: Command = Command.UNKNOWN) -> Observation:
         """The observation at `t0_ns`, or NotReady with the reason. Needs odometry on both sides of every grid stamp."""
-        history, pose_odom = self._history(t0_ns)
+        history, pose_odom = self.motion(t0_ns)
         images, ages = {}, {}
         for camera in self.spec.cameras:
             frames = [self._frame(camera, t0_ns + round(o * NS_PER_S)) for o in self.spec.frame_offsets_s]
@@ -116,13 +118,16 @@ class InputBuffer:
                 )
             payload = self._payloads[camera][stamp]
         if isinstance(payload, bytes):
+            begun = time.monotonic()
             payload = decode_jpeg(payload, f"camera '{camera}' at {stamp} ns")
+            self.decoded_s += time.monotonic() - begun
             with self._lock:
                 if stamp in self._payloads[camera]:
                     self._payloads[camera][stamp] = payload
         return Image(stamp_ns=stamp, rgb=payload), -distance_s
 
-    def _history(self, t0_ns: int) -> tuple[EgoHistory, np.ndarray]:
+    def motion(self, t0_ns: int) -> tuple[EgoHistory, np.ndarray]:
+        """Ego history up to `t0_ns` and the pose (3,) of base_link then; NotReady as `observe`."""
         grid = [t0_ns + round(o * NS_PER_S) for o in self.spec.history_offsets_s]
         with self._lock:
             entries = list(self._odometry)

@@ -150,6 +150,14 @@ class Supervisor:
         self.state, self.reason = State.NOMINAL, Reason.OK
         return Output(state=self.state, reason=self.reason, trajectory=trajectory)
 
+    def refine(self, trajectory: Trajectory) -> Output | None:
+        """The plan that is followed, made again from newer motion; None, and nothing changes, unless NOMINAL. An image that waits for its
+        plan waits on."""
+        if self.state is not State.NOMINAL:
+            return None
+        self._trajectory = trajectory
+        return Output(state=self.state, reason=self.reason, trajectory=trajectory)
+
     def reject(self, reason: Reason, steady_s: float) -> None:
         """The plan that was awaited will not come."""
         self._finish(steady_s)

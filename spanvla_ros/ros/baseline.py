@@ -46,7 +46,7 @@ class Baseline:
             action_scale=((1.0, 1.0, 1.0),),
         )
 
-    def plan(self, observation: Observation, *, deadline_s: float | None = None) -> Plan:
+    def plan(self, observation: Observation, *, deadline_s: float | None = None, early: object = None) -> Plan:
         began = time.perf_counter()
         plan = self._planner.plan(observation)
         return dataclasses.replace(plan, timings_ms={"total": 1e3 * (time.perf_counter() - began)})

@@ -155,6 +155,8 @@ def plan_dict(plan: Plan) -> dict[str, Any]:
     return {
         "plan_id": plan.plan_id,
         "t0_ns": plan.t0_ns,
+        "revision": plan.revision,
+        "kv_age_s": plan.kv_age_s,
         "reasoning": plan.reasoning if plan.cut_tokens is None else "",
         "waypoints_base": plan.waypoints_base.tolist(),
         "waypoint_interval_s": plan.waypoint_interval_s,

@@ -14,6 +14,7 @@ from spanvla_ros.contracts import ConfigError
 from spanvla_ros.engine.load import BACKENDS
 from spanvla_ros.planning import supervisor, validity
 from spanvla_ros.planning.inputs import InputLimits
+from spanvla_ros.planning.planner import Rate
 from spanvla_ros.ros import topics
 
 # declared by rclpy itself
@@ -95,6 +96,11 @@ VALIDITY_ROWS = {
     "yaw_rate_rps": ("largest yaw rate", "rad/s", 0.01, 10.0),
 }
 
+RATE_ROWS = {
+    "replan_s": ("after the last plan the action expert plans anew from newer odometry on the same pictures and text; 0 = never", "s", 0.0, 1.0),
+    "max_kv_age_s": ("oldest pictures that it does so on", "s", 0.05, 2.0),
+}
+
 PLANNER = (
     Parameter(name="autostart", default=True, text="configure and activate without being told to"),
     Parameter(name="engine_dir", default="", text="engine folder; empty = engines/demo of this package"),
@@ -107,6 +113,8 @@ PLANNER = (
         low=-1,
         high=1024,
     ),
+    Parameter(name="plan_early", default=False, text="also plan from the pictures alone, before the text; not in lock-step"),
+    *_group("", Rate, RATE_ROWS),
     Parameter(name="anchor_camera", default="", text="camera whose newest image starts a plan; empty = first camera of the model"),
     Parameter(name="image_transport", default="compressed", text="CompressedImage or Image", choices=("compressed", "raw")),
     Parameter(name="base_frame", default="base_link", text="child frame of the odometry, at the rear axle"),

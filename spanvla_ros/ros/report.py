@@ -60,21 +60,21 @@ class Report:
     def planned(self, found: Attempt, misses: int, now_ns: int) -> None:
         plan, observation = found.plan, found.observation
         self.plans += 1
-        self.cuts += plan.cut_tokens is not None
-        self.reasoning, self.detail = plan.reasoning, ""
+        self.cuts += plan.revision == 0 and plan.cut_tokens is not None
+        self.reasoning, self.detail = plan.reasoning or self.reasoning, ""
         self._bad.clear()
         latency_ms = (now_ns - plan.t0_ns) / 1e6
         self._plan = conversions.plan_dict(plan) | {
-            "revision": 1 if plan.cut_tokens is None else 0,
             "image_ages_s": {camera: list(ages) for camera, ages in observation.image_ages_s.items()},
             "skew_s": observation.skew_s,
             "command": observation.command.value,
             "capture_to_plan_ms": round(latency_ms, 3),
         }
-        values = {f"{stage}_ms": value for stage, value in plan.timings_ms.items()} | {"capture_to_plan_ms": latency_ms, "deadline_misses": misses}
-        values |= {"tokens": plan.tokens, "cut_texts": self.cuts}
-        late = plan.timings_ms.get("total", 0.0) > 1e3 * self._limits.deadline_s
-        self._diagnostics.set("latency", WARN if late else OK, "over the deadline" if late else "in time", values)
+        if plan.revision != 2:
+            values = {f"{stage}_ms": value for stage, value in plan.timings_ms.items()} | {"capture_to_plan_ms": latency_ms}
+            values |= {"deadline_misses": misses, "tokens": plan.tokens, "cut_texts": self.cuts}
+            late = plan.timings_ms.get("total", 0.0) > 1e3 * self._limits.deadline_s
+            self._diagnostics.set("latency", WARN if late else OK, "over the deadline" if late else "in time", values)
         self._consistency(found.trajectory)
 
     def _consistency(self, trajectory: Trajectory) -> None:

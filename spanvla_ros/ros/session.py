@@ -16,7 +16,7 @@ from std_msgs.msg import String
 from spanvla_ros.contracts import ConfigError, InputError
 from spanvla_ros.planning import messages, supervisor, validity
 from spanvla_ros.planning.inputs import InputBuffer, InputLimits
-from spanvla_ros.planning.planner import Planner
+from spanvla_ros.planning.planner import Planner, Rate
 from spanvla_ros.planning.supervisor import InputWatch, Output, Reason, State, Supervisor
 from spanvla_ros.ros import parameters, qos
 from spanvla_ros.ros.navigation import Navigation
@@ -68,8 +68,11 @@ class Session:
         """Begin to plan."""
         limits = parameters.limits(validity.Limits, self._values, "limits.")
         with self._lock:
-            deadline_s = None if self._values["lockstep"] else self._limits.deadline_s
-            self._thread = PlanningThread(self._planner, self._buffer, limits, self._navigation.command, self._on_attempt, deadline_s)
+            # in lock-step time stands still while a plan is made: there is nothing to cut, and nothing to bridge
+            paced = not self._values["lockstep"]
+            deadline_s = self._limits.deadline_s if paced else None
+            rate = parameters.limits(Rate, self._values) if paced else Rate()
+            self._thread = PlanningThread(self._planner, self._buffer, limits, self._navigation.command, self._on_attempt, deadline_s, rate)
 
     def stop(self) -> None:
         """End planning and publishing and forget the plan."""
@@ -181,10 +184,15 @@ class Session:
         with self._lock:
             if self._thread is None:
                 return
-            output = self._supervisor.accept(found.trajectory, time.monotonic())
+            if found.plan.revision == 2:
+                output = self._supervisor.refine(found.trajectory)
+                if output is None:  # what is wrong now is not mended by older pictures
+                    return
+            else:
+                output = self._supervisor.accept(found.trajectory, time.monotonic())
             self.report.planned(found, self._supervisor.deadline_misses, self._node.get_clock().now().nanoseconds)
-            self._outputs.heartbeat(output, self._frame, found.plan.reasoning)
-            if found.plan.cut_tokens is None:  # half a sentence is for the eye alone
+            self._outputs.heartbeat(output, self._frame, self.report.reasoning)
+            if found.plan.revision == 1:  # half a sentence is for the eye alone
                 self._outputs.reasoning(found.plan.reasoning)
             self._outputs.plan_info(self.report.info("plan", output, found.anchor_ns, ""))
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from spanvla_ros.contracts import EngineError, Observation, Plan
+from spanvla_ros.contracts import Command, EgoHistory, EngineError, Observation, Plan
 from spanvla_ros.geometry import constant_turn
 from spanvla_ros.planning import motion
 from spanvla_ros.planning.inputs import Grid
@@ -117,8 +118,11 @@ class EnginePlanner:
     def watch(self, simulation: Simulation) -> None:
         pass
 
-    def plan(self, observation: Observation) -> Plan:
-        return self._planner.plan(observation)
+    def plan(self, observation: Observation, early: Callable[[Plan], None] | None = None) -> Plan:
+        return self._planner.plan(observation, early=early)
+
+    def replan(self, history: EgoHistory, pose_odom: np.ndarray, command: Command) -> Plan:
+        return self._planner.replan(history, pose_odom, command)
 
     def close(self) -> None:
         self._planner.close()

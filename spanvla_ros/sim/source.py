@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from spanvla_ros.contracts import ModelSpec, NotReady, Observation, Plan, Source, Trajectory
+from spanvla_ros.contracts import EgoHistory, ModelSpec, NotReady, Observation, Plan, Source, Trajectory
 from spanvla_ros.planning.inputs import Grid, InputBuffer
 from spanvla_ros.planning.trajectory import densify
 from spanvla_ros.sim.ego import STEP_S
@@ -59,7 +59,7 @@ class SimulationSource(Source):
     def step(self, plan: Plan | None) -> Observation | None:
         """Follow `plan` for one period, or until the next observation; None at the end of the route."""
         if plan is not None:
-            self._trajectory = densify(plan)
+            self.follow(plan)
         before = self._anchor_ns
         while True:
             anchor_ns = self._drive()
@@ -70,6 +70,14 @@ class SimulationSource(Source):
                     return self._buffer.observe(anchor_ns, self.simulation.command)
                 except NotReady:
                     continue
+
+    def follow(self, plan: Plan) -> None:
+        """Drive along `plan` from the next 0.05 s on."""
+        self._trajectory = densify(plan)
+
+    def motion(self) -> tuple[EgoHistory, np.ndarray]:
+        """Ego history up to this instant and the pose (3,) of base_link now."""
+        return self._buffer.motion(self.simulation.stamp_ns)
 
     def _drive(self) -> int:
         for _ in range(self._steps):

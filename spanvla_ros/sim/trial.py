@@ -18,12 +18,13 @@ from spanvla_ros.evaluation.pdm.scorer import score
 from spanvla_ros.evaluation.tape import PERIOD_S, Box, Ground, Snapshot, Tape, rings
 from spanvla_ros.geometry import to_global
 from spanvla_ros.planning import consistency
+from spanvla_ros.planning.planner import Rate
 from spanvla_ros.planning.prompt import SLOW_LEAD
-from spanvla_ros.planning.trajectory import densify
-from spanvla_ros.planning.validity import Limits, violations
 from spanvla_ros.sim import frame as frames
 from spanvla_ros.sim.driver.style import Style
+from spanvla_ros.sim.latency import Latency, Thinker, drivable
 from spanvla_ros.sim.planners import DrivingPlanner
+from spanvla_ros.sim.reaction import Reaction
 from spanvla_ros.sim.simulation import Simulation
 from spanvla_ros.sim.source import SimulationSource
 
@@ -32,7 +33,6 @@ _SNAPSHOT_NS = round(PERIOD_S * 1e9)
 _SCORED_NS = 1_000_000_000  # one plan per second of driving
 _SHOWN_M = 60.0
 _FILM = "front"
-_LIMITS = Limits()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +68,7 @@ class Trial:
         self._made: list[_Made] = []
         self._said: list[_Said] = []
         self._expert = simulation.expert_with(Style())  # says which scenes are complex; the one that may drive is left alone
+        self._reaction = Reaction(simulation)
         self._times_ms: list[float] = []
         self._plan: Plan | None = None
         self._plans = self._refused = 0
@@ -77,6 +78,7 @@ class Trial:
         simulation = self.simulation
         truth = simulation.truth()
         self.judge.watch(truth)
+        self._reaction.watch()
         if simulation.stamp_ns % _FRAME_NS == 0:
             self._frames.append(frames.take(simulation))
         if simulation.stamp_ns % _SNAPSHOT_NS == 0:
@@ -87,6 +89,8 @@ class Trial:
         self._plans += 1
         self._times_ms.append(took_ms)
         self._plan = plan
+        if plan.revision != 1:  # the plan with the whole text stands for its picture
+            return
         if plan.reasoning and plan.t0_ns % _SCORED_NS == 0:
             verdict = consistency.check(plan).verdict.value
             self._said.append(_Said(verdict=verdict, slow=plan.reasoning.startswith(SLOW_LEAD), complex=self._expert.plan().mode == "slow"))
@@ -109,6 +113,7 @@ class Trial:
             "engine_hash": self._plan.engine_hash if self._plan is not None else "",
             "plans": self._plans,
             "refused": self._refused,
+            "reaction_s": self._reaction.seconds,
             "pdm": self._pdm(),
             "reasoning": self._reasoning(),
             "plan_latency_ms": latency(self._times_ms),
@@ -188,15 +193,33 @@ class Trial:
         return {"plans": len(rows), **{name: round(float(np.mean([row[name] for row in rows])), 4) for name in rows[0]}}
 
 
-def drive(simulation: Simulation, planner: DrivingPlanner) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Drive a simulation's scenario to its end and close it: the result (plain JSON values) and the pictures of `Trial.pictures`."""
+def drive(
+    simulation: Simulation, planner: DrivingPlanner, latency: Latency | None = None, rate: Rate | None = None
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Drive a simulation's scenario to its end and close it: the result (plain JSON values) and the pictures of `Trial.pictures`.
+
+    Time stands still while a plan is made; with a latency, for an `EnginePlanner`, it goes on, and plans are also made as `rate` says.
+    """
     began_s = time.perf_counter()
     trial = Trial(simulation, watches=planner.needs_pictures)
-    source = SimulationSource(simulation, planner.spec, pictures=planner.needs_pictures, on_step=trial.stepped)
+    thinker: Thinker | None = None
+
+    def stepped() -> None:
+        trial.stepped()
+        if thinker is not None:
+            thinker.stepped()
+
+    source = SimulationSource(simulation, planner.spec, pictures=planner.needs_pictures, on_step=stepped)
     try:
         observation = source.reset()
         planner.watch(simulation)
+        if latency is not None:
+            thinker = Thinker(planner, source, latency, rate or Rate(), trial.planned, trial.refused)
         while observation is not None and trial.judge.ended is None:
+            if thinker is not None:
+                thinker.see(observation)
+                observation = source.step(None)
+                continue
             plan, took_ms = _drivable(planner, observation)
             if plan is None:
                 trial.refused()
@@ -218,4 +241,4 @@ def _drivable(planner: DrivingPlanner, observation: Observation) -> tuple[Plan |
     except InputError:
         return None, 0.0
     took_ms = 1e3 * (time.perf_counter() - began)
-    return None if violations(densify(plan), _LIMITS) else plan, took_ms
+    return plan if drivable(plan) else None, took_ms
