@@ -10,13 +10,12 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import re
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from spanvla_ros import __version__
@@ -26,12 +25,11 @@ from spanvla_ros.data import hindsight, rig, tags
 from spanvla_ros.data.bag import Bag
 from spanvla_ros.data.drive import Drive
 from spanvla_ros.data.episode import EXPOSURE_S, GRID
+from spanvla_ros.data.footage import with_pictures
 from spanvla_ros.data.sample import DENSE_INTERVAL_S, FUTURE_INTERVAL_S, Sample, to_record
 from spanvla_ros.data.shards import FOLDER, ShardWriter, finished, write_map
 from spanvla_ros.data.topics import DriveTopics
 from spanvla_ros.geometry import to_local
-from spanvla_ros.planning import messages
-from spanvla_ros.planning.images import decode_jpeg
 from spanvla_ros.planning.inputs import Grid, InputBuffer, InputLimits
 from spanvla_ros.planning.prompt import INSTRUCTIONS
 from spanvla_ros.sim.chart import Chart
@@ -42,8 +40,6 @@ _LIMITS = InputLimits()
 _BLANK = np.zeros((1, 1, 3), np.uint8)  # stands for a picture that is read later
 _STANDING_M, _STANDING_MPS = 0.3, 0.1
 _TAKE_OVER_S = 8.0  # around a change of the driver nothing is thinned out
-_JPEG_QUALITY = 95  # of pictures that were recorded raw
-_JUDGED_PX, _RECENT, _FEWEST = 480, 40, 6  # width for the sharpness; frames of a camera that it is compared with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +114,7 @@ def ingest(path: Path, folder: Path, recipe: IngestRecipe) -> Report:
             write_map(folder, place, recipe.chart)
         frames, count = drive.frames(), 0
         with ShardWriter(folder, name) as shard:
-            for observation, pictures in _with_pictures(bag, moments, cameras, recipe, skipped):
+            for observation, pictures in with_pictures(bag, moments, recipe.topics.cameras, cameras, blur=recipe.blur, skipped=skipped):
                 shard.add(to_record(_sample(name, place, drive, frames, observation, recipe, chart)), pictures)
                 count += 1
             if not count:
@@ -209,79 +205,6 @@ def _kept(drive: Drive, moments: Iterator[Observation], recipe: IngestRecipe, sk
         standing_ns = t0 if stands else None
         kept.append(observation)
     return kept
-
-
-def _with_pictures(
-    bag: Bag, moments: Sequence[Observation], cameras: Mapping[str, Mapping[str, Any]], recipe: IngestRecipe, skipped: Counter[str]
-) -> Iterator[tuple[Observation, dict[str, list[tuple[int, bytes]]]]]:
-    """Moments whose pictures are all readable and sharp, with them, in order. Holds the pictures of a few moments at a time."""
-    names = {topic: name for name, topic in recipe.topics.cameras.items()}
-    needed = {(camera, frame.stamp_ns) for o in moments for camera, frames in o.images.items() for frame in frames}
-    judges = {camera: _Sharpness(recipe.blur) for camera in cameras}
-    found: dict[tuple[str, int], bytes | str] = {}  # a frame, or the reason code why there is none
-    waiting = deque(moments)
-
-    def due(everything: bool) -> Iterator[tuple[Observation, dict[str, list[tuple[int, bytes]]]]]:
-        while waiting:
-            keys = {camera: [(camera, frame.stamp_ns) for frame in frames] for camera, frames in waiting[0].images.items()}
-            flat = [key for row in keys.values() for key in row]
-            if not everything and any(key not in found for key in flat):
-                return
-            observation = waiting.popleft()
-            reasons = [found.get(key, "IMAGE_MISSING") for key in flat]
-            bad = next((reason for reason in reasons if isinstance(reason, str)), None)
-            if bad is None:
-                yield observation, {camera: [(stamp, found[camera, stamp]) for _, stamp in row] for camera, row in keys.items()}
-            else:
-                skipped[bad] += 1
-            oldest = min((f.stamp_ns for frames in waiting[0].images.values() for f in frames), default=0) if waiting else 0
-            for key in [key for key in found if key[1] < oldest]:
-                del found[key]
-
-    for topic, message in bag.messages(list(names)):
-        key = names[topic], messages.stamp_ns(message.header.stamp)
-        if key not in needed:
-            continue
-        try:
-            payload, rgb = _picture(message, f"camera '{key[0]}' at {key[1]} ns")
-        except InputError:
-            found[key] = "IMAGE_UNREADABLE"
-        else:
-            size = cameras[key[0]]["height"], cameras[key[0]]["width"]
-            if rgb.shape[:2] != size:
-                shown = f"pictures of {rgb.shape[1]}x{rgb.shape[0]}, its calibration is for {size[1]}x{size[0]}"
-                raise InputError(f"camera '{key[0]}' of {bag.path} has {shown}; give the right one with --rig FILE")
-            found[key] = "IMAGE_BLURRED" if judges[key[0]].blurred(rgb) else payload
-        yield from due(False)
-    yield from due(True)
-
-
-def _picture(message: Any, name: str) -> tuple[bytes, np.ndarray]:
-    """A frame as it is stored and as pixels."""
-    payload = messages.image(message)
-    if isinstance(payload, bytes):
-        return payload, decode_jpeg(payload, name)
-    encoded = cv2.imencode(".jpg", cv2.cvtColor(payload, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1]
-    return encoded.tobytes(), payload
-
-
-class _Sharpness:
-    """Compares a camera's frames with its own recent ones: what is sharp depends on lens, light and scene."""
-
-    def __init__(self, ratio: float):
-        self._ratio = ratio
-        self._recent: deque[float] = deque(maxlen=_RECENT)
-
-    def blurred(self, rgb: np.ndarray) -> bool:
-        if not self._ratio:
-            return False
-        grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
-        if grey.shape[1] > _JUDGED_PX:
-            grey = cv2.resize(grey, (_JUDGED_PX, round(grey.shape[0] * _JUDGED_PX / grey.shape[1])), interpolation=cv2.INTER_AREA)
-        value = float(cv2.Laplacian(grey, cv2.CV_32F).var())
-        usual = float(np.median(self._recent)) if len(self._recent) >= _FEWEST else 0.0
-        self._recent.append(value)
-        return value < self._ratio * usual
 
 
 def _sample(

@@ -7,7 +7,6 @@ so that no two splits share one. Pictures keep their bytes.
 from __future__ import annotations
 
 import dataclasses
-import math
 import multiprocessing
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,29 +16,30 @@ from pathlib import Path
 import numpy as np
 
 from spanvla_ros import __version__
-from spanvla_ros.contracts import NS_PER_S, Command, ConfigError, DataError
+from spanvla_ros.contracts import Command, ConfigError, DataError
 from spanvla_ros.data.navsim import scene as scenes
 from spanvla_ros.data.navsim import splits
 from spanvla_ros.data.navsim.city import City, read_city
+from spanvla_ros.data.navsim.instants import instants as instants_of
 from spanvla_ros.data.navsim.logs import INTERVAL_S, Frame, read_log, windows
 from spanvla_ros.data.navsim.observation import CAMERAS, OFFSETS_S, observe
+from spanvla_ros.data.navsim.pictures import Pictures
 from spanvla_ros.data.navsim.splits import FUTURE_FRAMES, HISTORY_FRAMES, SceneFilter
 from spanvla_ros.data.sample import Sample, to_record
 from spanvla_ros.data.shards import ShardWriter, finished, write_map
 from spanvla_ros.evaluation.pdm.tracks import KEYFRAME_STEPS
-from spanvla_ros.geometry import clamped_spline, interpolate_poses, to_local, wrap
-from spanvla_ros.planning.images import decode_jpeg
+from spanvla_ros.geometry import to_local
 from spanvla_ros.planning.inputs import Grid
 from spanvla_ros.planning.prompt import reasoning_text
 from spanvla_ros.sim.frame import Frame as Instant
-from spanvla_ros.sim.frame import Object, to_document
-from spanvla_ros.sim.pictures.camera import Camera
+from spanvla_ros.sim.frame import to_document
 
 GENERATOR = f"spanvla_ros {__version__} navsim/1"
 LICENCE = "nuPlan / OpenScene: CC BY-NC-SA 4.0, non-commercial"
 _JOIN = FUTURE_FRAMES  # frames between scenes of one shard, at most
 _LONGEST = 120  # frames of t0s in one shard: a minute
 _DENSE = 50
+_BLANK = np.zeros((1, 1, 3), np.uint8)  # stands for a picture that is copied, not decoded
 _TURN_RAD, _CHANGE_MPS = 0.5, 2.0
 _INSTRUCTIONS = {
     Command.LEFT: "Turn or change lanes to the left.",
@@ -151,8 +151,8 @@ def _write(source: Source, log: str, frames: Sequence[Frame], stretch: Sequence[
         return 0
     frames = frames[first : last + 1]
     city = city_of(source.maps, frames[0].city)
-    instants = _instants(frames)
-    pictures = _Pictures(source, frames)
+    instants = instants_of(frames)
+    pictures = Pictures(source.sensors, source.cameras, frames)
     chronicle = scenes.Chronicle(name, city)
     kept = []
     for index in (t0 - first for t0 in stretch):
@@ -176,66 +176,6 @@ def _write(source: Source, log: str, frames: Sequence[Frame], stretch: Sequence[
             sample = _sample(source, log, name, frames, instants, index)
             shard.add(to_record(sample), pictures.jpegs(index, [i.stamp_ns for i in sample.observation.images["front"]]))
     return len(kept)
-
-
-class _Pictures:
-    """The files of a stretch of a log, each read once while it is needed."""
-
-    def __init__(self, source: Source, frames: Sequence[Frame]):
-        self._source, self._frames = source, frames
-        self._held: dict[Path, bytes] = {}
-
-    def missing(self, index: int) -> str | None:
-        """Why the pictures of the sample at frame `index` can't be used, None where they can."""
-        for camera in self._source.cameras.values():
-            for frame in self._frames[index - HISTORY_FRAMES + 1 : index + 1]:
-                if camera not in frame.cameras:
-                    return f"no camera {camera} in the log"
-                path = self._path(frame, camera)
-                if not path.is_file():
-                    return "picture missing"
-                if not _whole(path):
-                    return "picture damaged"
-        return None
-
-    def jpegs(self, index: int, stamps: Sequence[int]) -> dict[str, list[tuple[int, bytes]]]:
-        """camera -> (stamp, bytes) of the four frames up to `index`."""
-        around = self._frames[index - HISTORY_FRAMES + 1 : index + 1]
-        needed = {(name, k): self._path(frame, camera) for name, camera in self._source.cameras.items() for k, frame in enumerate(around)}
-        self._held = {path: self._held.get(path) or path.read_bytes() for path in needed.values()}
-        return {name: [(stamp, self._held[needed[name, k]]) for k, stamp in enumerate(stamps)] for name in self._source.cameras}
-
-    def camera(self, name: str, index: int) -> Camera:
-        """The pinhole camera next to the calibration of a frame: without roll, principal point in the middle."""
-        camera = self._frames[index].cameras[self._source.cameras[name]]
-        height, width = decode_jpeg(self._path(self._frames[index], self._source.cameras[name]).read_bytes(), name).shape[:2]
-        ahead = camera.rotation[:, 2]
-        x, y, z = camera.position
-        return Camera(
-            name=name,
-            width=width,
-            height=height,
-            hfov_rad=2 * math.atan(width / 2 / camera.intrinsics[0, 0]),
-            x_m=float(x),
-            y_m=float(y),
-            z_m=float(z),
-            yaw_rad=math.atan2(ahead[1], ahead[0]),
-            pitch_rad=-math.asin(float(np.clip(ahead[2], -1, 1))),
-        )
-
-    def _path(self, frame: Frame, camera: str) -> Path:
-        path = self._source.sensors / frame.cameras[camera].path
-        if ".." in path.parts or Path(frame.cameras[camera].path).is_absolute():
-            raise DataError(f"log {frame.log}: picture {frame.cameras[camera].path} leads out of the sensor folder")
-        return path
-
-
-def _whole(path: Path) -> bool:
-    """Whether a JPEG begins and ends with its marks; what is between is decoded by `data check`."""
-    with path.open("rb") as stream:
-        start = stream.read(2)
-        stream.seek(max(2, path.stat().st_size - 64))
-        return start == b"\xff\xd8" and b"\xff\xd9" in stream.read()
 
 
 def _sample(source: Source, log: str, drive: str, frames: Sequence[Frame], instants: Sequence[Instant], index: int) -> Sample:
@@ -284,9 +224,6 @@ def _sample(source: Source, log: str, drive: str, frames: Sequence[Frame], insta
     )
 
 
-_BLANK = np.zeros((1, 1, 3), np.uint8)  # stands for a picture that is copied, not decoded
-
-
 def _decision(frame: Frame, future: np.ndarray) -> dict[str, str]:
     """The least that the motion alone tells; a reason would need an annotator."""
     speeds = np.hypot(*np.diff(future[:, :2], axis=0).T) / INTERVAL_S
@@ -296,53 +233,3 @@ def _decision(frame: Frame, future: np.ndarray) -> dict[str, str]:
         "longitudinal": "speed adaptation" if changed > _CHANGE_MPS else "set-speed tracking",
         "lateral": "turn" if turned > _TURN_RAD else "keep & centre",
     }
-
-
-def _instants(frames: Sequence[Frame]) -> list[Instant]:
-    """A stretch of a log at 10 Hz, on a clock that ticks exactly every 0.1 s from the first frame's stamp on."""
-    steps = (len(frames) - 1) * KEYFRAME_STEPS + 1
-    knots, at = INTERVAL_S * np.arange(len(frames)), INTERVAL_S / KEYFRAME_STEPS * np.arange(steps)
-    states = np.stack([frame.state for frame in frames])
-    cos, sin = np.cos(states[0, 2]), np.sin(states[0, 2])
-    slope = np.array([cos * states[0, 3] - sin * states[0, 4], sin * states[0, 3] + cos * states[0, 4]])
-    ego = np.stack([np.interp(at, knots, column) for column in states.T], axis=1)
-    # relative to the first place: the spline's equations lose digits on UTM coordinates
-    ego[:, :2] = states[0, :2] + clamped_spline(knots, states[:, :2] - states[0, :2], slope, at)
-    ego[:, 2] = interpolate_poses(knots, states[:, :3], at)[:, 2]
-    objects = _objects(frames, steps)
-    start_ns = frames[0].stamp_us * 1000
-    return [
-        Instant(
-            stamp_ns=start_ns + k * NS_PER_S // 10,
-            ego=ego[k],
-            objects=tuple(objects[k]),
-            red=frames[k // KEYFRAME_STEPS].red,
-        )
-        for k in range(steps)
-    ]
-
-
-def _objects(frames: Sequence[Frame], steps: int) -> list[list[Object]]:
-    """Boxes at every step, between keyframes that both show them on the line from one to the other."""
-    found: list[list[Object]] = [[] for _ in range(steps)]
-    known = [{box.track: box for box in frame.boxes} for frame in frames]
-    for k, boxes in enumerate(known):
-        for track, box in boxes.items():
-            later = known[k + 1].get(track) if k + 1 < len(known) else None
-            for step in range(KEYFRAME_STEPS if later is not None else 1):
-                share = step / KEYFRAME_STEPS
-                end = later if later is not None else box
-                found[k * KEYFRAME_STEPS + step].append(
-                    Object(
-                        name=track,
-                        type=box.type,
-                        x=box.x + share * (end.x - box.x),
-                        y=box.y + share * (end.y - box.y),
-                        yaw=float(wrap(box.heading + share * wrap(end.heading - box.heading))),
-                        length_m=box.length_m,
-                        width_m=box.width_m,
-                        vx=box.vx + share * (end.vx - box.vx),
-                        vy=box.vy + share * (end.vy - box.vy),
-                    )
-                )
-    return found
