@@ -47,3 +47,21 @@ def test_decode_gives_rgb():
 def test_bad_pictures_are_one_clear_error(data):
     with pytest.raises(InputError, match=f"{len(data)} bytes"):
         images.decode_jpeg(data, "camera 'front'")
+
+
+def test_a_picture_is_resized_once_and_never_mistaken_for_another(monkeypatch):
+    calls, fit = [], images.fit
+    monkeypatch.setattr(images, "fit", lambda rgb, size: calls.append(size) or fit(rgb, size))
+    fitter, rng = images.Fitter(), np.random.default_rng(0)
+    kept = [rng.integers(0, 255, (90, 160, 3), dtype=np.uint8) for _ in range(3)]
+    for _ in range(2):
+        for rgb in kept:
+            assert np.array_equal(fitter(rgb, (28, 56)), fit(rgb, (28, 56)))
+    assert len(calls) == 3
+    assert fitter(kept[0], (56, 56)).shape == (56, 56, 3)
+    # arrays that are gone may leave their address to new ones
+    for _ in range(50):
+        rgb = rng.integers(0, 255, (90, 160, 3), dtype=np.uint8)
+        assert np.array_equal(fitter(rgb, (28, 56)), fit(rgb, (28, 56)))
+        del rgb
+    assert len(fitter._known) <= 4

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from spanvla_ros.cli import _plan_bench
+from spanvla_ros.cli import _node_bench, _plan_bench
 
 EXAMPLE = """example:
   spanvla bench score --json score.json
   spanvla bench sim --suite lane,red --seeds 6000:6002
   spanvla bench plan --preset demo --json plan.json
   spanvla bench plan --preset spanvla-3b --random-weights --backend torch-cuda
+  spanvla bench node --seconds 60 --json node.json
 """
 GROUPS = (1, 16, 64)
 
@@ -36,11 +37,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     sim.add_argument("--seeds", default="6000:6002", help="half-open range A:B (default: %(default)s)")
     sim.add_argument("--json", type=Path, metavar="F", help="write the figures to F")
     _plan_bench.add_parser(kinds, EXAMPLE)
+    _node_bench.add_parser(kinds, EXAMPLE)
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure; prints a table."""
-    kinds = {"sim": lambda: _simulator(args.suite, args.seeds), "score": lambda: _score(args), "plan": lambda: _plan_bench.run(args)}
+    kinds = {"sim": lambda: _simulator(args.suite, args.seeds), "score": lambda: _score(args)}
+    kinds |= {"plan": lambda: _plan_bench.run(args), "node": lambda: _node_bench.run(args)}
     figures = kinds[args.kind]()
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import cv2
 import numpy as np
 
@@ -28,6 +30,22 @@ def fit(rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         left = (width - keep) // 2
         rgb = rgb[:, left : left + keep]
     return cv2.resize(rgb, (size[1], size[0]), interpolation=cv2.INTER_AREA)
+
+
+class Fitter:
+    """`fit` that remembers: a picture is resized once, however many observations show it. Pictures are told apart by identity, so their
+    arrays must not be written to."""
+
+    def __init__(self):
+        self._known: dict[int, tuple[weakref.ref[np.ndarray], np.ndarray]] = {}
+
+    def __call__(self, rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        picture, small = self._known.get(id(rgb), (None, None))
+        if picture is None or picture() is not rgb or small.shape[:2] != size:
+            small = fit(rgb, size)
+            self._known = {key: entry for key, entry in self._known.items() if entry[0]() is not None}
+            self._known[id(rgb)] = weakref.ref(rgb), small
+        return small
 
 
 def patchify(frames: np.ndarray, spec: ModelSpec) -> np.ndarray:

@@ -34,7 +34,8 @@ class Grid:
 class InputBuffer:
     """Recent frames and odometry by stamp. Thread-safe: callbacks add, the inference thread observes.
 
-    A payload is encoded bytes, decoded when it is first used, or an RGB array (H, W, 3) uint8. decoded_s: time that decoding took so far.
+    A payload is encoded bytes, decoded when it is first used, or an RGB array (H, W, 3) uint8. decoded_s: time that decoding took so far;
+    received: messages of every input so far, "odometry" or "image/CAMERA".
     """
 
     def __init__(self, spec: ModelSpec | Grid, limits: InputLimits | None = None):
@@ -43,6 +44,7 @@ class InputBuffer:
         self._keep_ns = int((1.0 - min(*spec.frame_offsets_s, *spec.history_offsets_s)) * NS_PER_S)
         self._lock = threading.Lock()
         self.decoded_s = 0.0
+        self.received = {"odometry": 0, **{f"image/{camera}": 0 for camera in spec.cameras}}
         self.reset()
 
     def reset(self) -> None:
@@ -57,6 +59,7 @@ class InputBuffer:
         if camera not in self._stamps:
             raise InputError(f"camera '{camera}' is unknown; the model has {list(self.spec.cameras)}")
         with self._lock:
+            self.received[f"image/{camera}"] += 1
             stamps, payloads = self._stamps[camera], self._payloads[camera]
             if stamp_ns not in payloads:
                 bisect.insort(stamps, stamp_ns)
@@ -70,6 +73,7 @@ class InputBuffer:
         if not np.isfinite(row).all():
             raise InputError(f"odometry at {stamp_ns} ns holds a value that is not finite: {row.tolist()}")
         with self._lock:
+            self.received["odometry"] += 1
             index = bisect.bisect_left(self._odometry, stamp_ns, key=lambda entry: entry[0])
             if index < len(self._odometry) and self._odometry[index][0] == stamp_ns:
                 self._odometry[index] = (stamp_ns, row)

@@ -11,6 +11,7 @@ import numpy as np
 from spanvla_ros.contracts import NS_PER_S, Backend, Command, ConfigError, EgoHistory, InputError, ModelSpec, Observation, Plan
 from spanvla_ros.geometry import to_local
 from spanvla_ros.planning import motion
+from spanvla_ros.planning.images import Fitter
 from spanvla_ros.planning.preprocess import preprocess
 from spanvla_ros.planning.tokenizer import ACTION_START
 
@@ -77,6 +78,7 @@ class Planner:
         self._stop = tokenizer.token_to_id(ACTION_START)
         # of the newest plan: what one token and the trajectory take
         self._token_s = self._trajectory_s = 0.0
+        self._fit = Fitter()
         self._thought: _Thought | None = None
 
     def plan(
@@ -95,7 +97,7 @@ class Planner:
         """
         self._thought = None
         marks = {"": time.monotonic()}
-        tensors = preprocess(observation, self.spec, self.tokenizer)
+        tensors = preprocess(observation, self.spec, self.tokenizer, self._fit)
         marks["preprocess"] = time.monotonic()
         self.backend.prefill(tensors)
         marks["prefill"] = time.monotonic()

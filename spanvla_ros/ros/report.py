@@ -67,6 +67,7 @@ class Report:
         self._plan = conversions.plan_dict(plan) | {
             "image_ages_s": {camera: list(ages) for camera, ages in observation.image_ages_s.items()},
             "skew_s": observation.skew_s,
+            "received": dict(found.received),
             "command": observation.command.value,
             "capture_to_plan_ms": round(latency_ms, 3),
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -19,7 +19,8 @@ from spanvla_ros.planning.validity import Limits, violations
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """What became of one anchor image: a plan with its trajectory, or the reason why there is none."""
+    """What became of one anchor image: a plan with its trajectory, or the reason why there is none. received: messages of every input
+    that had been taken in by then."""
 
     anchor_ns: int
     reason: Reason
@@ -27,6 +28,7 @@ class Attempt:
     observation: Observation | None = None
     plan: Plan | None = None
     trajectory: Trajectory | None = None
+    received: Mapping[str, int] = field(default_factory=dict)
 
 
 def attempt(
@@ -47,46 +49,48 @@ def attempt(
         raise
     except InputError as error:
         return Attempt(anchor_ns=anchor_ns, reason=Reason.IMAGE_INVALID, detail=str(error))
+    seen = Attempt(anchor_ns=anchor_ns, reason=Reason.OK, observation=observation, received=dict(buffer.received))
     decode_ms = 1e3 * (buffer.decoded_s - decoded_s)
     gathered = {"decode": decode_ms, "observe": 1e3 * (time.monotonic() - begun) - decode_ms}
 
     def tell(plan: Plan) -> None:
-        found = _checked(plan, observation, anchor_ns, limits, gathered)
+        found = _checked(seen, plan, limits, gathered)
         if found.reason is Reason.OK:
             early(found)
 
     try:
         plan = planner.plan(observation, deadline_s=deadline_s, early=None if early is None else tell)
     except Exception as error:  # noqa: BLE001 - whatever a backend raises, the car must go on along its last plan
-        return _failed(error, observation, anchor_ns)
-    return _checked(plan, observation, anchor_ns, limits, gathered)
+        return _failed(seen, error)
+    return _checked(seen, plan, limits, gathered)
 
 
 def again(planner: Planner, buffer: InputBuffer, last: Attempt, t0_ns: int, command: Command, limits: Limits) -> Attempt:
     """The expert alone from the motion up to `t0_ns`, on what it saw and thought at the `last` plan. NotReady as `attempt`."""
     history, pose_odom = buffer.motion(t0_ns)
+    seen = replace(last, plan=None, trajectory=None, received=dict(buffer.received))
     try:
         plan = planner.replan(history, pose_odom, command)
     except Exception as error:  # noqa: BLE001 - as above
-        return _failed(error, last.observation, last.anchor_ns)
-    return _checked(plan, last.observation, last.anchor_ns, limits, {})
+        return _failed(seen, error)
+    return _checked(seen, plan, limits, {})
 
 
-def _checked(plan: Plan, observation: Observation, anchor_ns: int, limits: Limits, gathered: Mapping[str, float]) -> Attempt:
+def _checked(seen: Attempt, plan: Plan, limits: Limits, gathered: Mapping[str, float]) -> Attempt:
     """gathered: stages before those of the planner -> ms."""
     begun = time.monotonic()
     trajectory = densify(plan)
     broken = violations(trajectory, limits)
     plan = replace(plan, timings_ms={**gathered, **plan.timings_ms, "check": 1e3 * (time.monotonic() - begun)})
     if broken:
-        return Attempt(anchor_ns=anchor_ns, reason=Reason.PLAN_INVALID, detail="; ".join(broken), observation=observation, plan=plan)
-    return Attempt(anchor_ns=anchor_ns, reason=Reason.OK, observation=observation, plan=plan, trajectory=trajectory)
+        return replace(seen, reason=Reason.PLAN_INVALID, detail="; ".join(broken), plan=plan)
+    return replace(seen, reason=Reason.OK, detail="", plan=plan, trajectory=trajectory)
 
 
-def _failed(error: Exception, observation: Observation, anchor_ns: int) -> Attempt:
+def _failed(seen: Attempt, error: Exception) -> Attempt:
     if isinstance(error, InputError):
-        return Attempt(anchor_ns=anchor_ns, reason=Reason.PLAN_INVALID, detail=str(error), observation=observation)
-    return Attempt(anchor_ns=anchor_ns, reason=Reason.BACKEND_ERROR, detail=f"{type(error).__name__}: {error}", observation=observation)
+        return replace(seen, reason=Reason.PLAN_INVALID, detail=str(error))
+    return replace(seen, reason=Reason.BACKEND_ERROR, detail=f"{type(error).__name__}: {error}")
 
 
 def warm_up(planner: Planner) -> Plan:
