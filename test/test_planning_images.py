@@ -65,3 +65,18 @@ def test_a_picture_is_resized_once_and_never_mistaken_for_another(monkeypatch):
         assert np.array_equal(fitter(rgb, (28, 56)), fit(rgb, (28, 56)))
         del rgb
     assert len(fitter._known) <= 4
+
+
+def test_patches_hold_exactly_the_normalised_bytes():
+    """Every value, in the order of the layout, is that of the plain formula to the last bit."""
+    spec = demo_spec(cameras=("front", "left"), image_size=(56, 84))
+    frames = RNG.integers(0, 255, (2, 4, 56, 84, 3), np.uint8)
+    scaled = (frames.astype(np.float32) / np.float32(255) - np.float32(spec.image_mean)) / np.float32(spec.image_std)
+    found = images.patchify(frames, spec)
+    assert found.shape == (2, 2, 24, 1176) and found.dtype == np.float32
+    # camera, pair, merged row and column, row and column in it -> channel, time, y, x
+    cells = found.reshape(2, 2, 2, 3, 2, 2, 3, 2, 14, 14)
+    for camera, pair, row, column, y, x, channel, time in np.ndindex(cells.shape[:8]):
+        top, left = 28 * row + 14 * y, 28 * column + 14 * x
+        part = scaled[camera, 2 * pair + time, top : top + 14, left : left + 14, channel]
+        assert np.array_equal(cells[camera, pair, row, column, y, x, channel, time], part)

@@ -56,9 +56,13 @@ def patchify(frames: np.ndarray, spec: ModelSpec) -> np.ndarray:
     lead, (count, height, width, _) = frames.shape[:-4], frames.shape[-4:]
     p, m, t = spec.patch, spec.merge, spec.temporal_patch
     mean, std = np.float32(spec.image_mean), np.float32(spec.image_std)
-    scaled = (frames.astype(np.float32) / np.float32(255) - mean) / std
+    # a byte has 256 values: they are normalised once, and the large array is put in order while it is still bytes
+    levels = ((np.arange(256, dtype=np.float32)[:, None] / np.float32(255) - mean) / std).T
     rows, columns = height // (p * m), width // (p * m)
-    blocks = scaled.reshape(-1, count // t, t, rows, m, p, columns, m, p, 3)
-    # batch, group, row, column, merge y, merge x, channel, time, y, x
-    ordered = blocks.transpose(0, 1, 3, 6, 4, 7, 9, 2, 5, 8)
-    return np.ascontiguousarray(ordered).reshape(*lead, count // t, rows * columns * m * m, 3 * t * p * p)
+    blocks = frames.reshape(-1, count // t, t, rows, m, p, columns, m, p, 3)
+    # channel; then batch, group, row, column, merge y, merge x, time, y, x
+    ordered = np.ascontiguousarray(blocks.transpose(9, 0, 1, 3, 6, 4, 7, 2, 5, 8))
+    patches = np.empty((*ordered.shape[1:7], 3, *ordered.shape[7:]), np.float32)
+    for channel in range(3):
+        patches[..., channel, :, :, :] = levels[channel][ordered[channel]]
+    return patches.reshape(*lead, count // t, rows * columns * m * m, 3 * t * p * p)
