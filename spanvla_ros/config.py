@@ -83,7 +83,8 @@ def to_dict(instance: Any) -> dict[str, Any]:
 def _parse(text: str, where: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    # besides its own errors, yaml lets through those of dates and numbers that don't exist
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         raise ConfigError(f"{where}: not valid YAML ({' '.join(str(error).split())})") from None
 
 
@@ -149,13 +150,11 @@ def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
         return value
     if inner is Path and isinstance(value, str):
         return Path(value).expanduser()
-    if inner is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
     # YAML 1.1 reads 1e-3 (no dot) as text
-    if inner is float and isinstance(value, str):
+    if inner is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:
             return float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
     if isinstance(inner, type) and isinstance(value, inner) and not (inner is int and isinstance(value, bool)):
         return value

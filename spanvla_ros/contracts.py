@@ -245,6 +245,7 @@ class ModelSpec:
     kv_age: bool = _later(False)
 
     def __post_init__(self):
+        self._check_ranges()
         height, width = self.image_size
         cell = self.patch * self.merge
         if height % cell or width % cell:
@@ -262,6 +263,28 @@ class ModelSpec:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; known are {', '.join(known)}")
         if self.waypoints_per_token < 1 or self.waypoints % self.waypoints_per_token:
             raise ConfigError(f"{self.waypoints} waypoints don't divide into tokens of {self.waypoints_per_token}")
+
+    def _check_ranges(self) -> None:
+        """What the rules between fields rely on."""
+        for name in ("cameras", "frame_offsets_s", "taps"):
+            if not getattr(self, name):
+                raise ConfigError(f"{name} is empty")
+        for name, low in (("patch", 1), ("merge", 1), ("temporal_patch", 1), ("waypoints", 1), ("prompt_tokens", 1), ("flow_steps", 1), ("max_reasoning_tokens", 0)):
+            if getattr(self, name) < low:
+                raise ConfigError(f"{name} is {getattr(self, name)}, it must be {low} or more")
+        if min(self.image_size) < 1 or min(self.taps) < 0:
+            raise ConfigError(f"image_size is {self.image_size}, taps are {self.taps}; sizes begin at 1, layers at 0")
+        if len(self.history_offsets_s) < 2:
+            raise ConfigError(f"history_offsets_s is {self.history_offsets_s}; two instants or more are needed")
+        numbers = (*self.frame_offsets_s, *self.history_offsets_s, *(v for row in self.action_scale for v in row), *self.image_mean, *self.image_std)
+        if not np.isfinite(np.array([*numbers, self.waypoint_interval_s, self.source_sigma, self.inference_noise], np.float64)).all():
+            raise ConfigError("a number of the model spec is not finite")
+        if self.waypoint_interval_s <= 0 or min(self.image_std) <= 0:
+            raise ConfigError(f"waypoint_interval_s is {self.waypoint_interval_s}, image_std {self.image_std}; both must be above 0")
+        for name in ("frame_offsets_s", "history_offsets_s"):
+            offsets = getattr(self, name)
+            if any(later <= earlier for earlier, later in zip(offsets, offsets[1:])):
+                raise ConfigError(f"{name} is {offsets}, it must increase")
 
     @property
     def rolls_out(self) -> bool:
@@ -295,14 +318,17 @@ class ModelSpec:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ModelSpec:
-        names = {f.name for f in dataclasses.fields(cls)}
-        unknown = sorted(set(data) - names)
-        if unknown:
-            raise ConfigError(f"model spec has unknown keys {unknown}; known are {sorted(names)}")
-        try:
-            return cls(**{k: _freeze(v) for k, v in data.items()})
-        except TypeError as error:
-            raise ConfigError(f"model spec is incomplete: {error}") from None
+        """The inverse of `to_dict`. ConfigError names the key that is unknown, missing or of the wrong type."""
+        from spanvla_ros import config
+
+        if not isinstance(data, Mapping):
+            raise ConfigError(f"the model spec must be a mapping of keys, is {data!r}")
+        checked, written = config.build(cls, data, "model spec"), {k: _freeze(v) for k, v in data.items()}
+        for name, value in written.items():
+            if getattr(checked, name) != value:
+                raise ConfigError(f"model spec: {name} is {value!r}; numbers must not be written as text")
+        # as it was written: 1 must not become 1.0, the hash would change
+        return cls(**written)
 
     @property
     def sha256(self) -> str:

@@ -10,23 +10,59 @@ import numpy as np
 from spanvla_ros.contracts import InputError, ModelSpec
 
 
+# above every camera for cars; one damaged byte in a header can ask for gigabytes
+MAX_PIXELS = 50_000_000
+_JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
+# markers of a JPEG frame header, ITU-T T.81 table B.1: C0 to CF without DHT, JPG and DAC
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+
+
 def decode_jpeg(data: bytes, name: str = "image") -> np.ndarray:
     """JPEG or PNG bytes -> RGB (H, W, 3) uint8. A truncated picture is an error, not half a picture."""
-    if len(data) >= 2 and data[:2] == b"\xff\xd8" and b"\xff\xd9" not in data[-64:]:
+    if data[:2] == _JPEG and b"\xff\xd9" not in data[-64:]:
         raise InputError(f"{name}: JPEG of {len(data)} bytes is truncated (no end marker); check the camera driver or the bag")
-    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    size = encoded_size(data)
+    if size is None:
+        raise InputError(f"{name}: {len(data)} bytes are no readable JPEG or PNG")
+    if size[0] * size[1] > MAX_PIXELS:
+        raise InputError(f"{name}: the header says {size[1]}x{size[0]} pixels, more than {MAX_PIXELS // 10**6} million; the picture is damaged")
+    try:
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise InputError(f"{name}: {len(data)} bytes can't be decoded ({error.err})") from None
     if decoded is None:
         raise InputError(f"{name}: {len(data)} bytes are no readable JPEG or PNG")
     return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
+
+
+def encoded_size(data: bytes) -> tuple[int, int] | None:
+    """(height, width) that the header of a JPEG or PNG tells, None where it is neither."""
+    if data[:8] == _PNG:
+        return (int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")) if len(data) >= 24 else None
+    at = 2 if data[:2] == _JPEG else len(data)
+    largest = None
+    # segments: FF, marker, length of two bytes; between them there may be fill
+    while at + 9 <= len(data):
+        if data[at] != 0xFF or data[at + 1] in (0x00, 0xFF):
+            at += 1
+        elif data[at + 1] in _FRAMES:
+            found = int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
+            largest = max(largest or found, found, key=lambda size: size[0] * size[1])
+            at += 2
+        elif data[at + 1] == 0xDA:  # the scan begins
+            break
+        else:
+            at += 2 + (int.from_bytes(data[at + 2 : at + 4], "big") if not 0xD0 <= data[at + 1] <= 0xD8 else 0)
+    return largest
 
 
 def fit(rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Cut to the aspect of `size` (height, width) and resize: too tall loses sky at the top, too wide loses both sides."""
     height, width = rgb.shape[:2]
     if height * size[1] > width * size[0]:
-        rgb = rgb[height - round(width * size[0] / size[1]) :]
+        rgb = rgb[height - max(1, round(width * size[0] / size[1])) :]
     else:
-        keep = round(height * size[1] / size[0])
+        keep = max(1, round(height * size[1] / size[0]))
         left = (width - keep) // 2
         rgb = rgb[:, left : left + keep]
     return cv2.resize(rgb, (size[1], size[0]), interpolation=cv2.INTER_AREA)

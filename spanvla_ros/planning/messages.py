@@ -103,7 +103,7 @@ def recorded_budget(message: Any) -> tuple[int, int] | None:
             return None
         tokens = info["budget_tokens"] if info["cut_tokens"] is None else info["cut_tokens"]
         return int(info["t0_ns"]), int(tokens)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(f"plan_info {str(message.data)[:60]!r} can't be replayed: {type(error).__name__} {error}") from None
 
 
