@@ -269,11 +269,12 @@ class ModelSpec:
         for name in ("cameras", "frame_offsets_s", "taps"):
             if not getattr(self, name):
                 raise ConfigError(f"{name} is empty")
-        for name, low in (("patch", 1), ("merge", 1), ("temporal_patch", 1), ("waypoints", 1), ("prompt_tokens", 1), ("flow_steps", 1), ("max_reasoning_tokens", 0)):
-            if getattr(self, name) < low:
-                raise ConfigError(f"{name} is {getattr(self, name)}, it must be {low} or more")
-        if min(self.image_size) < 1 or min(self.taps) < 0:
-            raise ConfigError(f"image_size is {self.image_size}, taps are {self.taps}; sizes begin at 1, layers at 0")
+        for name in ("patch", "merge", "temporal_patch", "waypoints", "prompt_tokens", "flow_steps"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}, it must be 1 or more")
+        if min(self.image_size) < 1 or min(self.taps) < 0 or self.max_reasoning_tokens < 0:
+            found = f"image_size is {self.image_size}, taps are {self.taps}, max_reasoning_tokens is {self.max_reasoning_tokens}"
+            raise ConfigError(f"{found}; sizes begin at 1, layers and tokens at 0")
         if len(self.history_offsets_s) < 2:
             raise ConfigError(f"history_offsets_s is {self.history_offsets_s}; two instants or more are needed")
         numbers = (*self.frame_offsets_s, *self.history_offsets_s, *(v for row in self.action_scale for v in row), *self.image_mean, *self.image_std)

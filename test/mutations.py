@@ -18,12 +18,16 @@ NUMBERS = (0.0, -0.0, 1.0, -1.0, 0.5, 1e-320, 1e-9, 3.2e4, 1e9, -1e18, 1e300, -1
 COUNTS = (0, 1, 2, 3, 7, 224, 672, 65535, 65536, 2**31 - 1, 2**32 - 1)
 SECONDS = (0, 1, -1, 10, 11, 2**31 - 1, -(2**31))
 WORDS = (
-    "", " ", "left", "Right ", "straight", "unknown", "null", "~", "NaN", ".nan", ".inf", "-.inf", "1e999", "-1", "0", "1_0", "0o17", "0x", "1e-3", "yes", "[]", "{}", "[[]]",
-    "{a: 1}", "- a", "? [a]", "!!python/object:os.system", "!!binary x", "!!timestamp 2001-13-45", "2001-99-99", "12:99:99", "&a [*a]", "*a", "<<: {}", "%", "@", "`", "\x00", "\t",
-    "\ud7ff", "é" * 300, "9" * 400, "9" * 5000, "[" * 400, "front", "{camera}", "/a/b", "true", "#", "'", '"', "|", ">", ":", "a: b: c", "\u2028", "\ufeff", "---\n---",
+    "", " ", "left", "Right ", "straight", "unknown", "null", "~", "NaN", ".nan", ".inf", "-.inf", "1e999", "-1", "0", "1_0", "0o17", "0x", "1e-3",
+    "yes", "[]", "{}", "[[]]",
+    "{a: 1}", "- a", "? [a]", "!!python/object:os.system", "!!binary x", "!!timestamp 2001-13-45",
+    "2001-99-99", "12:99:99", "&a [*a]", "*a", "<<: {}", "%", "@", "`", "\x00", "\t",
+    "\ud7ff", "é" * 300, "9" * 400, "9" * 5000, "[" * 400,
+    "front", "{camera}", "/a/b", "true", "#", "'", '"', "|", ">", ":", "a: b: c", "\u2028", "\ufeff", "---\n---",
 )  # fmt: skip
 VALUES: tuple[Any, ...] = (
-    None, True, False, 0, 1, -1, 10**30, 10**400, -5, 0.0, 1.5, float("nan"), float("inf"), -1e308, "", "front", "x" * 300, [], [1], [[1.0], "a"], {}, {"a": 1}, [None], (), "1e-3", {1: 2},
+    None, True, False, 0, 1, -1, 10**30, 10**400, -5, 0.0, 1.5, float("nan"), float("inf"), -1e308, "", "front",
+    "x" * 300, [], [1], [[1.0], "a"], {}, {"a": 1}, [None], (), "1e-3", {1: 2},
     {None: 1},
 )  # fmt: skip
 
@@ -128,7 +132,8 @@ def odometry(rng: Random, sec: int = 10, nanosec: int = 0) -> Box:
     position = Box(x=number(rng, 4.0), y=number(rng, -2.0), z=number(rng, 0.0))
     turn = Box(x=number(rng, 0.0), y=number(rng, 0.0), z=number(rng, 0.6), w=number(rng, 0.8))
     twist = Box(linear=Box(x=number(rng, 5.0), y=0.0, z=0.0), angular=Box(x=0.0, y=0.0, z=number(rng, 0.1)))
-    return Box(header=header(rng, sec, nanosec), pose=Box(pose=Box(position=position, orientation=turn)), twist=Box(twist=twist), child_frame_id="base_link")
+    pose = Box(pose=Box(position=position, orientation=turn))
+    return Box(header=header(rng, sec, nanosec), pose=pose, twist=Box(twist=twist), child_frame_id="base_link")
 
 
 def raw_image(rng: Random) -> Box:

@@ -10,7 +10,7 @@ import json
 import re
 import traceback
 import warnings
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace as Box
@@ -70,7 +70,8 @@ def routes(rng: Random) -> None:
 
 
 def commands(rng: Random) -> None:
-    messages.command(rng.choice(WORDS) if rng.random() < 0.5 else damaged_bytes(rng, rng.choice(("left", "straight")).encode()).decode("utf-8", "replace"))
+    torn = damaged_bytes(rng, rng.choice(("left", "straight")).encode()).decode("utf-8", "replace")
+    messages.command(rng.choice((*WORDS, torn, torn, torn)))
 
 
 def budgets(rng: Random) -> None:
@@ -114,10 +115,11 @@ def overrides(rng: Random) -> None:
     """`key=value` on the command line."""
     from spanvla_ros.sim.scenarios.family import Family
 
-    keys = ("cameras.front.width", "cameras", "odometry", "name", "", "a.b.c", "engagement.field", "engagement.automatic", "cameras.front.", ".", "layouts")
+    keys = ("cameras.front.width", "cameras", "odometry", "name", "", "a.b.c", "engagement.field", "engagement.automatic", "cameras.", ".", "layouts")
     given = [f"{rng.choice(keys)}{rng.choice(('=', '=', '=', ''))}{rng.choice(WORDS)}" for _ in range(rng.choice((1, 2)))]
-    kind, name = rng.choice(((rig.Rig, "rigs/demo.yaml"), (drive_topics.DriveTopics, "topics/drive.yaml"), (topics.Topics, "topics/minisim.yaml"), (Family, "scenarios/lane.yaml")))
-    config.load(kind, ROOT / "config" / name, given)
+    kinds = {"rigs/demo": rig.Rig, "topics/drive": drive_topics.DriveTopics, "topics/minisim": topics.Topics, "scenarios/lane": Family}
+    name = rng.choice(list(kinds))
+    config.load(kinds[name], ROOT / "config" / f"{name}.yaml", given)
 
 
 def specs(rng: Random) -> None:
@@ -168,13 +170,9 @@ READERS = {
     "yaml": ("**/*.yaml", config.read),
 }
 TARGETS = {f.__name__: f for f in (decoded, raw, odometries, routes, commands, budgets, buffers, overrides, specs, parameters)}
-IN_A_FOLDER = {
-    "manifests": manifests,
-    **{
-        name: lambda rng, folder, name=name, files=sorted((ROOT / "config").glob(pattern)), reader=reader: read(rng, folder, f"{name}.yaml", files, reader)
-        for name, (pattern, reader) in READERS.items()
-    },
-}
+IN_A_FOLDER = {"manifests": manifests}
+for name, (pattern, reader) in READERS.items():
+    IN_A_FOLDER[name] = partial(read, name=f"{name}.yaml", files=sorted((ROOT / "config").glob(pattern)), reader=reader)
 # targets that take most of the time get fewer cases
 WEIGHTS = {"yaml": 0.3, "scenario": 0.5, "manifests": 0.5, "buffers": 0.7, "drive": 0.5, "overrides": 0.5}
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from spanvla_ros.contracts import InputError, ModelSpec
 
-
 # above every camera for cars; one damaged byte in a header can ask for gigabytes
 MAX_PIXELS = 50_000_000
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"

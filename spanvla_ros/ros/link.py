@@ -54,6 +54,8 @@ class PlannerLink:
         self._trajectory: Trajectory | None = None
         self._planned: Planned | None = None
         self._alive_s = -float("inf")
+        # the newest trajectory, whatever made it: what a car without lock-step follows
+        self.newest: Trajectory | None = None
         node.create_subscription(MultiDOFJointTrajectory, f"{name}/output/trajectory", self._on_trajectory, qos.OUTPUT)
         node.create_subscription(String, f"{name}/output/plan_info", self._on_info, qos.PLAN_INFO)
         self._reset = node.create_client(Trigger, f"{name}/reset")
@@ -82,7 +84,7 @@ class PlannerLink:
         return done.wait(timeout_s)
 
     def _on_trajectory(self, message: MultiDOFJointTrajectory) -> None:
-        trajectory = conversions.from_trajectory(message)
+        self.newest = trajectory = conversions.from_trajectory(message)
         with self._condition:
             if trajectory.stamp_ns == self._awaited_ns:
                 self._trajectory = trajectory

@@ -93,8 +93,7 @@ class SimulatorNode(Node):
                 return 0
             if not self.link.reset(RESET_TIMEOUT_S):
                 self.get_logger().warning(f"{self._values['planner']}/reset doesn't answer; the gap in time must do")
-            episode = Episode(self, scenario, (index + 1) * EPISODE_NS)
-            found = episode.drive()
+            found = self.episode(scenario, (index + 1) * EPISODE_NS).drive()
             if found is None:
                 return 0
             result, pictures = found
@@ -106,6 +105,10 @@ class SimulatorNode(Node):
                 f"{result['missed']} missed, {result['real_time_factor']:.2f} x real time"
             )
         return 0
+
+    def episode(self, scenario: Scenario, offset_ns: int) -> Episode:
+        """How a scenario is driven."""
+        return Episode(self, scenario, offset_ns)
 
     def _wait_for_planner(self) -> bool:
         """Until the planner is active and hears the first camera and the odometry; the other cameras perhaps nobody wants to hear."""
@@ -182,7 +185,7 @@ class Episode:
 
     def __init__(self, node: SimulatorNode, scenario: Scenario, offset_ns: int):
         values = node.settings
-        self._node, self._offset_ns = node, offset_ns
+        self.node, self._offset_ns = node, offset_ns
         self._trial = Trial(Simulation(scenario, render=not values["black"], black=values["black"]), time_limit_s=values["time_limit_s"])
         self._simulation = self._trial.simulation
         self._trajectory: Trajectory | None = None
@@ -192,7 +195,7 @@ class Episode:
 
     def drive(self) -> tuple[dict[str, Any], dict[str, bytes]] | None:
         """Result with counts and times, and pictures; None when the node ends before the episode."""
-        simulation, node = self._simulation, self._node
+        simulation, node = self._simulation, self.node
         try:
             simulation.reset()
             node.publish_odometry(self._stamp_ns, simulation)
@@ -211,7 +214,7 @@ class Episode:
         return self._offset_ns + self._simulation.stamp_ns
 
     def _step(self) -> None:
-        node, simulation = self._node, self._simulation
+        node, simulation = self.node, self._simulation
         if self._sense():
             self._answer()
         for _ in range(node.steps):
@@ -225,7 +228,7 @@ class Episode:
 
     def _sense(self) -> bool:
         """Publish what the cameras deliver; True when the first one, whose frames ask for plans, has a new one."""
-        node, simulation = self._node, self._simulation
+        node, simulation = self.node, self._simulation
         node.publish_command(simulation)
         arriving = {camera: simulation.exposures(camera) for camera in node.settings["cameras"]}
         newest_ns = max((stamp for stamp, _ in arriving[node.settings["cameras"][0]]), default=-1)
@@ -241,7 +244,7 @@ class Episode:
 
     def _answer(self) -> None:
         """Follow the new plan. Without one the car follows the last, until its end, as in one process; at first the expert drives."""
-        answer, planned = self._node.link.wait(self._node.settings["answer_timeout_s"])
+        answer, planned = self.node.link.wait(self.node.settings["answer_timeout_s"])
         if planned is not None:
             if self._began_s is None:
                 self._began_s, self._began_ns = time.monotonic(), self._simulation.stamp_ns
