@@ -88,13 +88,13 @@ def damaged_tree(rng: Random, tree: Any) -> Any:
     for _ in range(rng.choice((1, 1, 2, 3))):
         places = list(_places(tree))
         if not places:
-            return rng.choice(VALUES)
+            return copy.deepcopy(rng.choice(VALUES))
         holder, key = rng.choice(places)
         kind = rng.randrange(5)
         if kind == 0:
             del holder[key]
         elif kind == 1 and isinstance(holder, dict):
-            holder[rng.choice(WORDS)] = rng.choice(VALUES)
+            holder[rng.choice(WORDS)] = copy.deepcopy(rng.choice(VALUES))
         elif kind == 2 and isinstance(holder, list):
             holder.insert(key, copy.deepcopy(holder[key]))
         elif kind == 3 and isinstance(holder[key], (int, float)) and abs(holder[key]) < 1e300:
