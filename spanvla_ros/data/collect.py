@@ -46,7 +46,8 @@ GENERATOR = f"spanvla_ros {__version__} collect/2"
 LIMIT_S = 25.0
 _ATTEMPTS, _ENOUGH = 3, 3  # lapses tried until one drive has so many negatives
 _KICK_M, _KICK_RAD = 0.4, 0.04  # most that a start is disturbed by
-_NEAR, _TROUBLE_M, _RELIEF_S = 6, 2.5, 2.5  # an engine whose first 3 s are so far from the expert's is relieved for so long
+# an engine whose first 3 s are so far from the expert's for so long is relieved: long enough to get into trouble, not to stay there
+_NEAR, _TROUBLE_M, _PATIENCE_S, _RELIEF_S = 6, 2.5, 2.0, 2.5
 _CHUNK, _CHUNKS_PER_PROCESS = 6, 12  # neighbours share a map; a fresh process now and then bounds the memory
 
 
@@ -139,15 +140,15 @@ def _driven(simulation: Simulation, recipe: Recipe) -> tuple[Log, list[Choice], 
 
 
 def _driven_by_engine(simulation: Simulation, engine: str, recipe: Recipe) -> tuple[Log, list[Choice]]:
-    """A drive of an engine. Where its plan is far from the expert's, the expert drives for some seconds: a drive that is lost teaches nothing."""
+    """A drive of an engine. Where its plans stay far from the expert's, the expert drives for some seconds: a drive that is lost teaches nothing."""
     from spanvla_ros.engine.load import load_planner
 
     planner = load_planner(engine)
     buffer = InputBuffer(planner.spec)
-    relief_s = 0.0
+    well_s = relief_s = 0.0
 
     def plan(decision: Decision, _: Observation | None) -> Trajectory:
-        nonlocal relief_s
+        nonlocal well_s, relief_s
         ego, stamp = simulation.ego, simulation.stamp_ns
         buffer.add_odometry(stamp, ego.pose, ego.speed_mps, ego.yaw_rate_rps)
         for camera in planner.spec.cameras:
@@ -157,7 +158,9 @@ def _driven_by_engine(simulation: Simulation, engine: str, recipe: Recipe) -> tu
         except InputError:  # no plan yet, or one that makes no sense
             return decision.trajectory
         apart = np.hypot(*(made.waypoints_base - decision.waypoints_base)[:_NEAR, :2].T).max()
-        if apart > _TROUBLE_M:
+        if apart <= _TROUBLE_M:
+            well_s = simulation.time_s
+        elif simulation.time_s - well_s > _PATIENCE_S:
             relief_s = simulation.time_s + _RELIEF_S
         return decision.trajectory if simulation.time_s < relief_s else densify(made)
 
