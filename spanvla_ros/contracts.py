@@ -88,7 +88,8 @@ def _check(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """One decoded frame: `rgb` (H, W, 3) uint8 at the camera's own resolution; the stamp is the exposure."""
+    """One decoded frame: `rgb` (H, W, 3) uint8 at the camera's own resolution, or an even part of it (`planning.images.decode_jpeg`); the
+    stamp is the exposure."""
 
     stamp_ns: int
     rgb: np.ndarray

@@ -80,3 +80,31 @@ def test_patches_hold_exactly_the_normalised_bytes():
         top, left = 28 * row + 14 * y, 28 * column + 14 * x
         part = scaled[camera, 2 * pair + time, top : top + 14, left : left + 14, channel]
         assert np.array_equal(cells[camera, pair, row, column, y, x, channel, time], part)
+
+
+@pytest.mark.parametrize(
+    "size, wanted, decoded",
+    [
+        ((900, 1600), (224, 448), (450, 800)),
+        ((900, 1600), (112, 224), (225, 400)),
+        ((901, 1601), (224, 448), (451, 801)),
+        ((2160, 3840), (112, 224), (270, 480)),
+        ((252, 448), (112, 224), (252, 448)),  # the demo's pictures are decoded as they ever were
+        ((900, 1600), None, (900, 1600)),
+        ((335, 672), (112, 224), (335, 672)),
+        ((336, 672), (112, 224), (168, 336)),
+    ],
+)
+def test_much_finer_pictures_are_decoded_at_a_part_of_their_size(size, wanted, decoded):
+    data = jpeg(*size)
+    assert images.decode_jpeg(data, wanted=wanted).shape == (*decoded, 3)
+
+
+def test_a_part_of_the_size_shows_the_same():
+    """A smooth picture at model size, decoded whole and at half scale: apart by less than a grey level on average."""
+    blocks = RNG.integers(0, 255, (18, 32, 3), np.uint8)
+    data = cv2.imencode(".jpg", cv2.resize(blocks, (1600, 900), interpolation=cv2.INTER_CUBIC))[1].tobytes()
+    whole, part = (images.fit(images.decode_jpeg(data, wanted=size), (224, 448)).astype(int) for size in (None, (224, 448)))
+    assert 0 < np.abs(whole - part).mean() < 1 and np.abs(whole - part).max() < 12
+    png = cv2.imencode(".png", blocks)[1].tobytes()
+    assert images.decode_jpeg(png, wanted=(2, 2)).shape == blocks.shape

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,23 @@ rclpy = pytest.importorskip("rclpy", reason="ROS 2 (rclpy) is not installed")
 from ros_peer import ROOT, Peer, environment, process  # noqa: E402
 
 DOMAIN = 40 + (os.getpid() + 20) % 50
-PLANNER = ["test/ros_fake_planner.py", "--ros-args", "-p", "use_sim_time:=true", "-p", "deadline_s:=5.0", "-p", "clock_stall_s:=20.0"]
+# the fake planner with a model that is made for old pictures
+AGED = """
+import sys
+import helpers, ros_fake_planner as fake
+fake.demo_spec = lambda **changes: helpers.demo_spec(kv_age=True, **changes)
+sys.exit(fake.spin(lambda: fake.PlannerNode(fake.load)))
+"""
+OPTIONS = ["--ros-args", "-p", "use_sim_time:=true", "-p", "deadline_s:=5.0", "-p", "clock_stall_s:=20.0"]
 BESIDE = ["-p", "plan_early:=true", "-p", "replan_s:=0.05"]
+
+
+def test_a_model_that_is_not_made_for_old_pictures_is_not_shown_any(tmp_path: Path):
+    with process(["test/ros_fake_planner.py", *OPTIONS, *BESIDE], environment(DOMAIN + 1, tmp_path), tmp_path / "node.log"):
+        end = time.monotonic() + 120
+        while "configure failed" not in (text := (tmp_path / "node.log").read_text()) and time.monotonic() < end:
+            time.sleep(0.05)
+    assert "parameter replan_s is 0.05, but the model demo was not made for old pictures; set it to 0" in text
 
 
 def schema() -> dict:
@@ -24,15 +40,15 @@ def schema() -> dict:
 
 
 def test_every_revision_is_published_and_as_documented(tmp_path: Path):
-    with process([*PLANNER, *BESIDE], environment(DOMAIN, tmp_path), tmp_path / "planner.log"):
+    with process(["-c", AGED, *OPTIONS, *BESIDE], environment(DOMAIN, tmp_path), tmp_path / "planner.log"):
         peer = Peer(DOMAIN, clock=True)
         try:
-            peer.wait_state("NOMINAL", 60)
+            peer.wait_state("NOMINAL", 150)
 
             def plans(revision: int) -> list[dict]:
                 return [info for _, info in list(peer.infos) if info["event"] == "plan" and info["revision"] == revision]
 
-            peer.wait(lambda: all(len(plans(r)) >= 3 for r in (0, 1, 2)), 60, "plan of every revision")
+            peer.wait(lambda: all(len(plans(r)) >= 3 for r in (0, 1, 2)), 150, "plan of every revision")
         finally:
             peer.close()
     early, whole, again = ({info["t0_ns"]: info for info in plans(r)} for r in (0, 1, 2))

@@ -85,7 +85,7 @@ class Replay:
         try:
             payload = messages.image(message)
             # decoded at once: a broken picture must not stand in the buffer as the frame of a later plan
-            rgb = decode_jpeg(payload, f"camera '{camera}' at {stamp} ns") if isinstance(payload, bytes) else payload
+            rgb = decode_jpeg(payload, f"camera '{camera}' at {stamp} ns", self.spec.image_size) if isinstance(payload, bytes) else payload
         except InputError as error:
             self.skip("IMAGE_UNREADABLE", error)
             return None

@@ -115,10 +115,11 @@ def picked(record: Mapping[str, Any], grid: Grid | ModelSpec | None) -> dict[str
 
 def from_record(record: Mapping[str, Any], jpegs: Mapping[str, list[bytes]], grid: Grid | ModelSpec | None = None) -> Sample:
     """Inverse of `to_record` on a model's grid; decodes the pictures, which are those of `picked`."""
+    wanted = None if grid is None else grid.image_size
     try:
         images = {
             camera: tuple(
-                Image(stamp_ns=f["stamp_ns"], rgb=decode_jpeg(data, f"sample {record['id']} camera '{camera}'"))
+                Image(stamp_ns=f["stamp_ns"], rgb=decode_jpeg(data, f"sample {record['id']} camera '{camera}'", wanted))
                 for f, data in zip(frames, jpegs[camera])
             )
             for camera, frames in picked(record, grid).items()

@@ -24,11 +24,13 @@ class InputLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """The part of a ModelSpec that says which stamps an observation needs; stands in for one where there is no model."""
+    """The part of a ModelSpec that says which stamps an observation needs; stands in for one where there is no model. image_size None:
+    pictures are wanted as they are."""
 
     cameras: tuple[str, ...]
     frame_offsets_s: tuple[float, ...]
     history_offsets_s: tuple[float, ...]
+    image_size: tuple[int, int] | None = None
 
 
 class InputBuffer:
@@ -123,7 +125,7 @@ class InputBuffer:
             payload = self._payloads[camera][stamp]
         if isinstance(payload, bytes):
             begun = time.monotonic()
-            payload = decode_jpeg(payload, f"camera '{camera}' at {stamp} ns")
+            payload = decode_jpeg(payload, f"camera '{camera}' at {stamp} ns", self.spec.image_size)
             self.decoded_s += time.monotonic() - begun
             with self._lock:
                 if stamp in self._payloads[camera]:

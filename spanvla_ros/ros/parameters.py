@@ -97,7 +97,7 @@ VALIDITY_ROWS = {
 }
 
 RATE_ROWS = {
-    "replan_s": ("after the last plan the action expert plans anew from newer odometry on the same pictures and text; 0 = never", "s", 0.0, 1.0),
+    "replan_s": ("time after which the expert plans anew from odometry, on the same pictures; 0 = never; for models with kv_age", "s", 0.0, 1.0),
     "max_kv_age_s": ("oldest pictures that it does so on", "s", 0.05, 2.0),
 }
 

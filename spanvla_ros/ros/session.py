@@ -40,6 +40,9 @@ class Session:
         self._anchor = values["anchor_camera"] or spec.cameras[0]
         if self._anchor not in spec.cameras:
             raise ConfigError(f"parameter anchor_camera is {self._anchor!r}, the model has {', '.join(spec.cameras)}")
+        if values["replan_s"] and not spec.kv_age:
+            cure = "set it to 0, or train the expert with bridge.kv_age=true"
+            raise ConfigError(f"parameter replan_s is {values['replan_s']:g}, but the model {spec.name} was not made for old pictures; {cure}")
         self._lock = threading.RLock()
         self._thread: PlanningThread | None = None
         self._limits = parameters.limits(supervisor.Limits, values)

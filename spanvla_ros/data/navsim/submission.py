@@ -71,18 +71,18 @@ def _observation(source: Source, planner: Planner, past: list[Frame]) -> Any:
         past[-1].stamp_us * 1000,
         np.stack([frame.pose for frame in past]),
         np.array([frame.velocity[0] for frame in past]),
-        {name: [_picture(source, past[k], name, OFFSETS_S[k]) for k in shown] for name in spec.cameras},
+        {name: [_picture(source, past[k], name, OFFSETS_S[k], spec.image_size) for k in shown] for name in spec.cameras},
         past[-1].command,
     )
 
 
-def _picture(source: Source, frame: Frame, name: str, offset_s: float) -> np.ndarray:
+def _picture(source: Source, frame: Frame, name: str, offset_s: float, wanted: tuple[int, int]) -> np.ndarray:
     camera = source.cameras[name]
     if camera not in frame.cameras:
         raise DataError(f"log {frame.log}: frame {frame.token} has no camera {camera}")
     path = source.sensors / frame.cameras[camera].path
     try:
-        return decode_jpeg(path.read_bytes(), str(path))
+        return decode_jpeg(path.read_bytes(), str(path), wanted)
     except OSError as error:
         raise InputError(f"picture {path} ({offset_s:g} s) can't be read: {error.strerror or error}") from None
 
