@@ -4,7 +4,7 @@ import pytest
 from helpers import demo_spec
 
 from spanvla_ros.contracts import Command, InputError, NotReady
-from spanvla_ros.planning.inputs import InputBuffer
+from spanvla_ros.planning.inputs import InputBuffer, InputLimits
 
 S = 1_000_000_000
 START = 1_700_000_000 * S
@@ -86,3 +86,69 @@ def test_bad_values_name_themselves():
         buffer.add_image("rear", START, b"")
     with pytest.raises(InputError, match="nan"):
         buffer.add_odometry(START, np.array([0, np.nan, 0]), 1.0, 0.0)
+
+
+NOISE = np.random.default_rng(0)
+
+
+def two_cameras(left_late_s=0.0, speed=8.0, until_s=2.0, picture=None, **limits):
+    """A car on a straight line; `left` has its stamps later than `front`. picture: (camera, k) -> RGB, else noise."""
+    buffer = InputBuffer(demo_spec(cameras=("front", "left")), InputLimits(**limits))
+    for k in range(int(until_s * 10) + 1):
+        for camera, late_s in (("front", 0.0), ("left", left_late_s)):
+            rgb = NOISE.integers(0, 255, (126, 224, 3), dtype=np.uint8) if picture is None else picture(camera, k)
+            buffer.add_image(camera, START + k * S // 10 + round(late_s * S), rgb)
+    for k in range(int(until_s * 50) + 1):
+        buffer.add_odometry(START + k * S // 50, np.array([speed * k / 50, 0, 0]), speed, 0.0)
+    return buffer
+
+
+def refusal(buffer, t0_s=2.0):
+    with pytest.raises(NotReady) as caught:
+        buffer.observe(START + round(t0_s * S))
+    return caught.value.code, str(caught.value)
+
+
+def test_cameras_beyond_the_skew_budget_are_refused_with_the_number():
+    assert two_cameras(0.04, max_skew_s=0.05).observe(START + 2 * S).skew_s == pytest.approx(0.04)
+    code, line = refusal(two_cameras(0.04, max_skew_s=0.03))
+    assert code == "CAMERA_SKEW" and "0.040 s apart, allowed are 0.03 s; 'left' is at t0 +0.040 s" in line
+
+
+def test_a_nearer_frame_of_the_late_camera_is_waited_for():
+    buffer = two_cameras(-0.04, max_skew_s=0.03)
+    code, _ = refusal(buffer)  # the newest frame of left is 0.04 s old; the next one may fit
+    assert code == "IMAGE_MISSING"
+    buffer.add_image("left", START + 2 * S + S // 100, np.zeros((126, 224, 3), np.uint8))
+    assert buffer.observe(START + 2 * S).skew_s == pytest.approx(0.01)
+
+
+def test_black_pictures_are_refused_unless_switched_off():
+    def dark(camera, k):
+        rgb = np.full((126, 224, 3), 4, np.uint8)
+        rgb[:4, :4] = 255  # dead pixels
+        return rgb if camera == "left" else NOISE.integers(0, 255, (126, 224, 3), dtype=np.uint8)
+
+    assert refusal(two_cameras(picture=dark, refuse_black=True, refuse_frozen=True)) == ("IMAGE_BLACK", "camera 'left' sends black pictures")
+    # what is black is not called frozen: one switch is enough to look blind
+    two_cameras(picture=dark, refuse_frozen=True).observe(START + 2 * S)
+    night = np.zeros((126, 224, 3), np.uint8)
+    night[80:] = 40  # lamps on the road
+    two_cameras(picture=lambda camera, k: night, refuse_black=True).observe(START + 2 * S)
+
+
+@pytest.mark.parametrize("encoded", [False, True])
+def test_a_picture_that_stays_the_same_while_the_car_moves_is_refused(encoded):
+    def stuck(camera, k):
+        rgb = np.random.default_rng(min(k, 15) if camera == "front" else k).integers(0, 255, (28, 56, 3), dtype=np.uint8)
+        return cv2.imencode(".png", rgb)[1].tobytes() if encoded else rgb
+
+    code, line = refusal(two_cameras(picture=stuck, refuse_frozen=True))
+    assert code == "IMAGE_FROZEN" and "camera 'front' has sent the same picture for 0.50 s, in which the car moved 4.0 m" in line
+    two_cameras(picture=stuck, refuse_frozen=True, speed=0.0).observe(START + 2 * S)  # it stands
+    two_cameras(picture=stuck).observe(START + 2 * S)
+
+
+def test_a_resolution_that_changes_within_the_observation_is_refused():
+    code, line = refusal(two_cameras(picture=lambda camera, k: np.full((126 if k < 18 else 252, 224, 3), 99, np.uint8)))
+    assert code == "IMAGE_RESIZED" and "changed from (224, 126) to (224, 252) px" in line

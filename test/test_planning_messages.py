@@ -35,13 +35,13 @@ def test_bad_odometry_is_named(wrong, named):
         messages.odometry(odometry(**wrong))
 
 
-@pytest.mark.parametrize("encoding", ["rgb8", "bgr8", "bgra8", "mono8"])
+@pytest.mark.parametrize("encoding", ["rgb8", "bgr8", "rgba8", "bgra8", "mono8"])
 def test_raw_image_honours_encoding_and_step(encoding):
     rgb = np.random.default_rng(0).integers(0, 255, (3, 5, 3), dtype=np.uint8)
     if encoding == "mono8":
         rgb[...] = rgb[..., :1]
     alpha = np.zeros((3, 5, 1), np.uint8)
-    pixels = {"rgb8": rgb, "bgr8": rgb[..., ::-1], "bgra8": np.concatenate([rgb[..., ::-1], alpha], 2), "mono8": rgb[..., :1]}[encoding]
+    pixels = {"rgb8": rgb, "bgr8": rgb[..., ::-1], "bgra8": np.concatenate([rgb[..., ::-1], alpha], 2), "rgba8": np.concatenate([rgb, alpha], 2), "mono8": rgb[..., :1]}[encoding]
     rows = pixels.reshape(3, -1)
     padded = np.concatenate([rows, np.full((3, 4), 99, np.uint8)], 1)
     message = Box(encoding=encoding, height=3, width=5, step=padded.shape[1], data=padded.tobytes())
@@ -51,8 +51,28 @@ def test_raw_image_honours_encoding_and_step(encoding):
 def test_short_raw_image_and_unknown_encoding_are_named():
     with pytest.raises(InputError, match="holds 10 bytes"):
         messages.image(Box(encoding="rgb8", height=3, width=5, step=15, data=bytes(10)))
-    with pytest.raises(InputError, match="'yuv422'"):
-        messages.image(Box(encoding="yuv422", height=3, width=5, step=15, data=bytes(45)))
+    with pytest.raises(InputError, match="'bayer_rggb8'.*cv_bridge"):
+        messages.image(Box(encoding="bayer_rggb8", height=3, width=5, step=15, data=bytes(45)))
+    with pytest.raises(InputError, match="5x3 yuv422"):  # colour is shared by two pixels
+        messages.image(Box(encoding="yuv422", height=3, width=5, step=10, data=bytes(30)))
+
+
+def test_other_encodings_go_to_the_converter():
+    rgb = np.zeros((3, 5, 3), np.uint8)
+    assert messages.image(Box(encoding="bayer_rggb8", height=3, width=5, step=5, data=bytes(15)), lambda message: rgb) is rgb
+
+
+@pytest.mark.parametrize(("encoding", "order"), [("yuv422", "UYVY"), ("uyvy", "UYVY"), ("yuv422_yuy2", "YUYV"), ("yuyv", "YUYV")])
+def test_packed_yuv_gives_the_colours_back(encoding, order):
+    colours = {"red": (254, 0, 0), "grey": (120, 120, 120), "blue": (0, 0, 254)}
+    for rgb in colours.values():
+        r, g, b = np.array(rgb) / 255
+        luma = 0.299 * r + 0.587 * g + 0.114 * b
+        values = {"Y": 16 + 219 * luma, "U": 128 + 224 * (b - luma) / 1.772, "V": 128 + 224 * (r - luma) / 1.402}
+        row = np.tile(np.array([values[c] for c in order]).round().astype(np.uint8), 3)
+        padded = np.r_[row, np.full(4, 99, np.uint8)]
+        made = messages.image(Box(encoding=encoding, height=2, width=6, step=16, data=np.tile(padded, 2).tobytes()))
+        assert made.shape == (2, 6, 3) and np.abs(made.astype(int) - rgb).max() <= 3
 
 
 def test_compressed_image_stays_encoded():

@@ -9,7 +9,10 @@ from spanvla_ros.contracts import NS_PER_S, ConfigError, Trajectory
 from spanvla_ros.geometry import constant_turn
 from spanvla_ros.planning.braking import brake
 from spanvla_ros.planning.messages import OdometrySample
-from spanvla_ros.planning.supervisor import InputWatch, Limits, Reason, State, Supervisor
+from spanvla_ros.planning.supervisor import Limits, Reason, State, Supervisor
+from spanvla_ros.planning.takeover import Jump, take_over
+from spanvla_ros.planning.validity import violations
+from spanvla_ros.planning.validity import Limits as ValidityLimits
 
 EPOCH_NS = 1_700_000_000 * NS_PER_S
 
@@ -171,24 +174,126 @@ def test_braking_never_undoes_a_plan_that_brakes_harder():
     assert stop.poses_odom[-1, 0] <= 8.3
 
 
-def test_watch_names_the_input_that_is_wrong():
-    watch, now = InputWatch(("front", "left"), 0.3), EPOCH_NS
-    assert watch.fault(now) is Reason.ODOMETRY_MISSING
-    watch.odometry(now)
-    watch.image("front", now)
-    assert watch.fault(now) is Reason.IMAGE_MISSING
-    watch.image("left", now)
-    assert watch.fault(now) is None
-    later = now + 4 * NS_PER_S // 10
-    watch.odometry(later)
-    assert watch.fault(later) is Reason.IMAGE_STALE
-    assert watch.ages_s(later) == {"image/front": 0.4, "image/left": 0.4, "odometry": 0.0}
-    watch.invalid_odometry()
-    assert watch.fault(later) is Reason.ODOMETRY_INVALID
-    watch.odometry(later + 10 * NS_PER_S)  # another clock
-    assert watch.fault(later) is Reason.ODOMETRY_STALE
-
-
 def test_limits_are_checked():
     with pytest.raises(ConfigError, match="hold_s is -1"):
         Limits(hold_s=-1)
+
+
+def straight(stamp_s: float, start_m: float, speed: float, acceleration: float, *, lateral_m: float = 0.0, end_mps: float = 30.0) -> Trajectory:
+    """Along x from start_m on, with a constant acceleration until it stands or has end_mps."""
+    times = np.arange(51) * 0.1
+    speeds = np.clip(speed + acceleration * times, 0, end_mps)
+    moved = np.r_[0, np.cumsum((speeds[1:] + speeds[:-1]) / 2 * 0.1)]
+    return Trajectory(
+        stamp_ns=EPOCH_NS + round(stamp_s * NS_PER_S),
+        times_s=times,
+        poses_odom=np.column_stack([start_m + moved, np.full(51, lateral_m), np.zeros(51)]),
+        speeds_mps=speeds,
+        accelerations_mps2=np.where((speeds > 0) & (speeds < end_mps), acceleration, 0.0),
+        yaw_rates_rps=np.zeros(51),
+    )
+
+
+class Car:
+    """Does exactly what the newest trajectory says, and keeps a record of it: time, place, speed, acceleration."""
+
+    def __init__(self, plan: Trajectory):
+        self.plan, self.rows = plan, []
+
+    def sample(self, at_s: float) -> OdometrySample:
+        return follow(self.plan, at_s)
+
+    def drive(self, plan: Trajectory, begin_s: float, end_s: float) -> None:
+        self.plan = plan
+        for at in np.arange(begin_s, end_s - 1e-9, 0.01):
+            t = at - (plan.stamp_ns - EPOCH_NS) / NS_PER_S
+            row = [np.interp(t, plan.times_s, v) for v in (plan.poses_odom[:, 0], plan.speeds_mps, plan.accelerations_mps2)]
+            self.rows.append((at, *row))
+
+    def steps(self) -> np.ndarray:
+        """Largest change of place, speed and acceleration within 0.01 s."""
+        return np.abs(np.diff(np.array(self.rows)[:, 1:], axis=0)).max(axis=0)
+
+
+@pytest.mark.parametrize("acceleration", [-1.5, 0.0, 1.5])
+@pytest.mark.parametrize("resumes_s", [0.6, 1.5, 2.8, 4.0])
+@pytest.mark.parametrize("latency_s", [0.0, 0.2])
+def test_speed_and_acceleration_go_on_without_a_step_through_every_state(acceleration, resumes_s, latency_s):
+    """HOLD, STOPPING and the plans that end them: what the car is told at each instant is continuous."""
+    limits = Limits(stop_decel_mps2=2.0, stop_jerk_mps3=4.0)
+    supervisor, car = Supervisor(limits), Car(straight(0.0, 0.0, 8.0, acceleration))
+    supervisor.accept(car.plan, 0.0)
+    seen = set()
+    for beat in range(1, round(resumes_s * 10) + 10):  # until a second after the takeover: from then on plans are the model's alone
+        at = beat * 0.1
+        if at < resumes_s:
+            out = supervisor.tick(at, EPOCH_NS + round(at * NS_PER_S), car.sample(at), Reason.IMAGE_STALE)
+        else:
+            # the model plans from what it measured latency_s ago, and has a will of its own
+            past = [row for row in car.rows if row[0] <= at - latency_s + 1e-9][-1]
+            supervisor.tick(at, EPOCH_NS + round(at * NS_PER_S), car.sample(at))
+            out = supervisor.accept(straight(at - latency_s, past[1], past[2], 1.0), at)
+        seen.add(out.state)
+        assert out.jump == "" and not violations(out.trajectory, ValidityLimits())
+        car.drive(out.trajectory, at, at + 0.1)
+    place, speed, change = car.steps()
+    assert seen == {State.HOLD, State.NOMINAL} | ({State.STOPPING} if resumes_s > 1.2 else set())
+    assert place <= 10 * 0.01 + 0.01 and speed <= 4.0 * 0.01
+    assert change <= 4.0 * 0.01 + 0.01  # bounded jerk
+
+
+def test_without_the_lead_over_the_same_takeover_would_jerk():
+    before, plan = straight(0.0, 0.0, 8.0, -2.0), straight(1.0, 7.0, 6.0, 1.5)
+    led = take_over(plan, before, follow(before, 1.0), jerk_mps3=4.0)
+    assert plan.accelerations_mps2[0] == 1.5
+    assert led.accelerations_mps2[0] == pytest.approx(-2.0) and np.abs(np.diff(led.accelerations_mps2)).max() <= 4.0 * 0.1 + 1e-6
+    np.testing.assert_allclose(led.poses_odom[0], plan.poses_odom[0], atol=1e-9)
+    # it ends up on the timing of the plan
+    assert abs(led.poses_odom[-1, 0] - plan.poses_odom[-1, 0]) < 0.3 and abs(led.speeds_mps[-1] - plan.speeds_mps[-1]) < 0.3
+
+
+def test_the_lead_over_goes_from_beside_the_path_to_it_and_is_bounded():
+    before, plan = straight(0.0, 0.0, 8.0, 0.0), straight(1.0, 8.0, 8.0, 0.0, lateral_m=0.2)
+    led = take_over(plan, before, follow(before, 1.0), jerk_mps3=4.0)
+    assert led.poses_odom[0, 1] == pytest.approx(0.0) and np.abs(led.poses_odom[11:, 1] - 0.2).max() < 1e-9
+    assert np.abs(np.diff(led.poses_odom[:, 1])).max() < 0.05
+    for lateral_m, speed in ((0.4, 8.0), (0.0, -1.0)):
+        beside = straight(1.0, 8.0, 8.0, 0.0, lateral_m=lateral_m)
+        with pytest.raises(Jump, match=r"0\.40 m|backwards at 1\.00"):
+            take_over(beside if speed > 0 else Trajectory(**{**vars(beside), "speeds_mps": np.full(51, speed)}), before, follow(before, 1.0), jerk_mps3=4.0)
+    supervisor = Supervisor(Limits())
+    supervisor.accept(before, 0.0)
+    supervisor.tick(1.0, EPOCH_NS + NS_PER_S, follow(before, 1.0), Reason.IMAGE_STALE)
+    taken = supervisor.accept(straight(1.0, 8.0, 8.0, 0.0, lateral_m=0.4), 1.0)
+    assert taken.state is State.NOMINAL and "0.40 m" in taken.jump and taken.trajectory.poses_odom[0, 1] == 0.4
+
+
+def test_an_urgent_plan_is_not_softened_for_long():
+    before, plan = straight(0.0, 0.0, 8.0, 1.5), straight(1.0, 8.75, 9.5, -6.0)
+    led = take_over(plan, before, follow(before, 1.0), jerk_mps3=4.0)
+    assert led.accelerations_mps2[0] == pytest.approx(1.5) and led.accelerations_mps2[4] < -5
+    assert led.poses_odom[-1, 0] - plan.poses_odom[-1, 0] < 1.5
+
+
+def test_a_standing_car_does_not_set_off_to_stop():
+    stop = brake(straight(0.0, 0.0, 0.0, 2.0), EPOCH_NS, OdometrySample(EPOCH_NS, np.zeros(3), 0.0, 0.0), decel_mps2=2.0, jerk_mps3=4.0)
+    assert not stop.speeds_mps.any() and np.ptp(stop.poses_odom[:, 0]) == 0
+
+
+def test_a_clock_that_went_back_keeps_the_plan_of_the_car_unless_it_is_elsewhere():
+    for elsewhere_m, expected in ((0.0, State.HOLD), (200.0, State.WAITING)):
+        supervisor, plan = Supervisor(Limits()), drive(yaw_rate=0.0)
+        supervisor.accept(plan, 0.0)
+        supervisor.tick(0.5, EPOCH_NS + NS_PER_S // 2, follow(plan, 0.5))
+        supervisor.clock_jumped(3 * NS_PER_S)
+        blind = supervisor.tick(0.6, EPOCH_NS - 24 * NS_PER_S // 10, None)
+        assert (blind.state, blind.reason) == (State.HOLD, Reason.CLOCK_JUMPED) and blind.trajectory is not None
+        now = follow(plan, 0.7)
+        moved = now._replace(stamp_ns=now.stamp_ns - 3 * NS_PER_S, pose_odom=now.pose_odom + [elsewhere_m, 0, 0])
+        out = supervisor.tick(0.7, moved.stamp_ns, moved)
+        assert (out.state, out.reason) == (expected, Reason.CLOCK_JUMPED)
+        if expected is State.HOLD:
+            assert out.trajectory.stamp_ns == moved.stamp_ns
+            np.testing.assert_allclose(out.trajectory.poses_odom[0], moved.pose_odom, atol=1e-6)
+    again = supervisor.accept(drive(-2.0), 0.8)
+    assert again.state is State.NOMINAL and again.jump == ""

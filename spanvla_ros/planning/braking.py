@@ -11,6 +11,8 @@ from spanvla_ros.planning.messages import OdometrySample
 INTERVAL_S = 0.1
 STAND_S = 1.0  # shortest trajectory that is published
 _SUBSTEPS = 10
+_STANDING_MPS = 0.3  # a car that hardly moves doesn't set off to stop
+_EASE_S = 0.5  # longest time in which a plan that speeds up goes on doing so
 
 
 def stand(pose_odom: np.ndarray, stamp_ns: int) -> Trajectory:
@@ -47,11 +49,12 @@ def brake(
 ) -> Trajectory:
     """Brake to standstill along the path of `trajectory`, never later than the plan itself would.
 
-    With odometry it starts at the measured speed from the point of the path nearest to the car; without, from where the
-    plan has the car at `stamp_ns`. Beyond its end the path goes straight on.
+    The acceleration begins as the plan has it and changes with bounded jerk. With odometry it starts at the measured speed from the
+    point of the path nearest to the car; without, from where the plan has the car at `stamp_ns`. Beyond its end the path goes
+    straight on.
     """
     start = shift(trajectory, odometry.stamp_ns if odometry is not None else stamp_ns)
-    path = _Path(trajectory.poses_odom)
+    path = Path(trajectory.poses_odom)
     at = path.project(odometry.pose_odom if odometry is not None else start.poses_odom[0])
     speed = odometry.speed_mps if odometry is not None else float(start.speeds_mps[0])
     direction = -1.0 if speed < 0 else 1.0
@@ -74,13 +77,14 @@ def _profile(
     """Times, distance, speed, acceleration (N,) of braking from `speed` >= 0 with bounded jerk, ending after STAND_S at rest."""
     step = INTERVAL_S / _SUBSTEPS
     planned = direction * plan.accelerations_mps2
-    acceleration = float(np.clip(planned[0], -decel, 0.0))
-    rows = [(0.0, 0.0, speed, acceleration)]
+    first = float(planned[0]) if speed > _STANDING_MPS else min(float(planned[0]), 0.0)
+    acceleration, fall = max(first, -decel), max(jerk, first / _EASE_S)
+    rows = [(0.0, 0.0, speed, first if speed else 0.0)]
     position, resting_s, count = 0.0, 0.0, 0
     while resting_s < STAND_S:
         # ease off towards the end: sqrt(2 j v) still fades to zero with jerk j; half of the jerk allowed leaves room to track it
         target = -min(decel, np.sqrt(jerk * speed))
-        acceleration += float(np.clip(target - acceleration, -jerk * step, jerk * step))
+        acceleration += float(np.clip(target - acceleration, -(fall if acceleration > 0 else jerk) * step, jerk * step))
         # a plan that brakes harder than comfortable had a reason to
         applied = min(acceleration, float(np.interp(count * step, plan.times_s, planned)))
         lower = speed + applied * step
@@ -95,18 +99,23 @@ def _profile(
     return tuple(np.array(column) for column in zip(*rows))
 
 
-class _Path:
+def progress(poses: np.ndarray) -> np.ndarray:
+    """Arc lengths (N,) in metres of poses (N, 3) from the first on."""
+    return np.r_[0.0, np.cumsum(np.linalg.norm(np.diff(poses[:, :2], axis=0), axis=1))]
+
+
+class Path:
     """A polyline of poses (N, 3) by arc length; beyond its end it goes on along the last heading."""
 
     def __init__(self, poses: np.ndarray):
         steps = np.linalg.norm(np.diff(poses[:, :2], axis=0), axis=1)
         keep = np.r_[True, steps > 1e-4]
         self._poses = poses[keep]
-        self._arc = np.r_[0.0, np.cumsum(np.linalg.norm(np.diff(self._poses[:, :2], axis=0), axis=1))]
+        self._arc = progress(self._poses)
         self._yaw = np.unwrap(self._poses[:, 2])
 
     def project(self, pose: np.ndarray) -> float:
-        """Arc length of the point nearest to pose (3,)."""
+        """Arc length of the point nearest to pose (3,) in metres."""
         if len(self._poses) == 1:
             return 0.0
         start, step = self._poses[:-1, :2], np.diff(self._poses[:, :2], axis=0)

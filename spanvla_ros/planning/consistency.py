@@ -48,6 +48,7 @@ NEAR_M = 1.0  # of a lane change that must be done in that time
 # a lane change ends about parallel to its start; what doesn't follows a road that bends
 PARALLEL_RAD = 0.05
 COMFORT_MPS2 = 2.5  # braking that is still to come after the plan, where the text says how far it is to the stop
+DRIVES_ON_MPS = 2.0  # a plan that is this fast at its end, and was never slower, does not stop
 _DISTANCE = re.compile(r"(\d+(?:\.\d+)?) ?m(?:et(?:re|er)s?)?\b")
 
 
@@ -112,6 +113,19 @@ def _later(text: str, waypoints_base: np.ndarray, interval_s: float) -> bool:
 def check(plan: Plan) -> Consistency:
     """`compare` for a plan as it stands."""
     return compare(plan.reasoning, plan.waypoints_base, plan.waypoint_interval_s, plan.speed_mps)
+
+
+def alarm(plan: Plan) -> str:
+    """One line where text and plan can't both be right, else empty: they contradict, or the text says stop and the plan keeps its speed to
+    its end, though no distance in the text leaves room. Stricter than `check`, for people who watch a car."""
+    found = check(plan)
+    if found.verdict is Verdict.CONTRADICTS:
+        return f"the text says {found.text}, the plan does {found.plan}"
+    speeds = _speeds(np.concatenate([np.zeros((1, 3)), plan.waypoints_base]), plan.waypoint_interval_s)
+    drives_on = found.plan.longitudinal is Longitudinal.KEEP and speeds[-1] >= DRIVES_ON_MPS
+    if found.text.longitudinal is Longitudinal.STOP and drives_on and not _later(plan.reasoning, plan.waypoints_base, plan.waypoint_interval_s):
+        return f"the text says stop, the plan drives on at {speeds[-1]:.1f} m/s"
+    return ""
 
 
 _BRAKES = {Longitudinal.STOP, Longitudinal.YIELD, Longitudinal.SLOW}

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import bisect
+import math
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from spanvla_ros import geometry
 from spanvla_ros.contracts import NS_PER_S, Command, EgoHistory, Image, InputError, ModelSpec, NotReady, Observation
-from spanvla_ros.planning.images import decode_jpeg
+from spanvla_ros.planning.images import alike, decode_jpeg, is_black
+
+FROZEN_M = 1.0  # a car that has moved this far has not seen the same picture all the way
 
 
 @dataclass(frozen=True, kw_only=True)
 class InputLimits:
-    """frame_tolerance_s: how far a frame may lie from its grid stamp; odometry_gap_s: longest gap that is interpolated."""
+    """frame_tolerance_s: how far a frame may lie from its grid stamp; odometry_gap_s: longest gap that is interpolated; max_skew_s:
+    largest stamp difference between the newest frames of the cameras. refuse_black: black pictures are no observation; refuse_frozen:
+    nor is one picture that is sent again and again while the car moves. The simulator shows both on purpose, so both are off here."""
 
     frame_tolerance_s: float = 0.06
     odometry_gap_s: float = 0.25
+    max_skew_s: float = math.inf
+    refuse_black: bool = False
+    refuse_frozen: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +56,16 @@ class InputBuffer:
         self._lock = threading.Lock()
         self.decoded_s = 0.0
         self.received = {"odometry": 0, **{f"image/{camera}": 0 for camera in spec.cameras}}
+        self._lenses: dict[str, Callable[[np.ndarray], np.ndarray]] = {}
         self.reset()
+
+    def set_lens(self, camera: str, rectify: Callable[[np.ndarray], np.ndarray] | None) -> None:
+        """How the frames of a camera become those of the camera that the model knows (`planning.lens.Lens`); None: they are."""
+        with self._lock:
+            if rectify is None:
+                self._lenses.pop(camera, None)
+            else:
+                self._lenses[camera] = rectify
 
     def reset(self) -> None:
         """Forget everything, as after a jump of the clock."""
@@ -55,6 +73,8 @@ class InputBuffer:
             self._stamps: dict[str, list[int]] = {c: [] for c in self.spec.cameras}
             self._payloads: dict[str, dict[int, bytes | np.ndarray]] = {c: {} for c in self.spec.cameras}
             self._odometry: list[tuple[int, np.ndarray]] = []
+            # newest frame of a camera: its stamp, what arrived, and the stamp since when the same arrives
+            self._newest: dict[str, tuple[int, bytes | np.ndarray, int]] = {}
 
     def add_image(self, camera: str, stamp_ns: int, payload: bytes | np.ndarray) -> None:
         """Store a frame; one with a stamp that is already there replaces it."""
@@ -66,6 +86,10 @@ class InputBuffer:
             if stamp_ns not in payloads:
                 bisect.insort(stamps, stamp_ns)
             payloads[stamp_ns] = payload
+            before = self._newest.get(camera)
+            if before is None or stamp_ns > before[0]:
+                same = self.limits.refuse_frozen and before is not None and alike(payload, before[1])
+                self._newest[camera] = stamp_ns, payload, before[2] if same else stamp_ns
             while stamps and stamps[0] < stamps[-1] - self._keep_ns:
                 del payloads[stamps.pop(0)]
 
@@ -97,7 +121,12 @@ class InputBuffer:
             frames = [self._frame(camera, t0_ns + round(o * NS_PER_S)) for o in self.spec.frame_offsets_s]
             images[camera] = tuple(frame for frame, _ in frames)
             ages[camera] = tuple(age for _, age in frames)
+            sizes = [frame.rgb.shape[1::-1] for frame, _ in frames]
+            if len({*sizes}) > 1:
+                raise NotReady("IMAGE_RESIZED", f"the pictures of camera '{camera}' changed from {sizes[0]} to {sizes[-1]} px")
         newest = [images[c][-1].stamp_ns for c in self.spec.cameras]
+        skew_s = (max(newest) - min(newest)) / NS_PER_S
+        self._check(t0_ns, images, skew_s)
         return Observation(
             t0_ns=t0_ns,
             images=images,
@@ -105,8 +134,34 @@ class InputBuffer:
             pose_odom=pose_odom,
             command=command,
             image_ages_s=ages,
-            skew_s=(max(newest) - min(newest)) / NS_PER_S,
+            skew_s=skew_s,
         )
+
+    def _check(self, t0_ns: int, images: dict[str, tuple[Image, ...]], skew_s: float) -> None:
+        """NotReady where the cameras are too far apart in time, or one of them shows nothing."""
+        if skew_s > self.limits.max_skew_s:
+            camera = max(images, key=lambda c: abs(images[c][-1].stamp_ns - t0_ns))
+            off_s = (images[camera][-1].stamp_ns - t0_ns) / NS_PER_S
+            line = f"the cameras are {skew_s:.3f} s apart, allowed are {self.limits.max_skew_s:g} s; '{camera}' is at t0 {off_s:+.3f} s"
+            with self._lock:
+                awaited = self._newest[camera][0] < t0_ns
+            # a frame that is nearer to t0 may still come
+            raise NotReady("IMAGE_MISSING" if awaited else "CAMERA_SKEW", line)
+        if self.limits.refuse_black or self.limits.refuse_frozen:
+            for camera, frames in images.items():
+                if not is_black(frames[-1].rgb):
+                    self._check_frozen(camera, frames[-1].stamp_ns)
+                elif self.limits.refuse_black:  # else it is not judged: all black pictures are alike
+                    raise NotReady("IMAGE_BLACK", f"camera '{camera}' sends black pictures")
+
+    def _check_frozen(self, camera: str, stamp_ns: int) -> None:
+        with self._lock:
+            since_ns, entries = self._newest[camera][2], list(self._odometry)
+        moved_m = _moved(entries, since_ns, stamp_ns) if since_ns < stamp_ns else 0.0
+        if moved_m >= FROZEN_M:
+            frozen_s = (stamp_ns - since_ns) / NS_PER_S
+            line = f"camera '{camera}' has sent the same picture for {frozen_s:.2f} s, in which the car moved {moved_m:.1f} m"
+            raise NotReady("IMAGE_FROZEN", line)
 
     def _frame(self, camera: str, wanted_ns: int) -> tuple[Image, float]:
         with self._lock:
@@ -122,7 +177,7 @@ class InputBuffer:
                     f"camera '{camera}' has no frame within {self.limits.frame_tolerance_s:g} s of {wanted_ns} ns, "
                     f"the nearest is {distance_s:+.3f} s away",
                 )
-            payload = self._payloads[camera][stamp]
+            payload, lens = self._payloads[camera][stamp], self._lenses.get(camera)
         if isinstance(payload, bytes):
             begun = time.monotonic()
             payload = decode_jpeg(payload, f"camera '{camera}' at {stamp} ns", self.spec.image_size)
@@ -130,7 +185,7 @@ class InputBuffer:
             with self._lock:
                 if stamp in self._payloads[camera]:
                     self._payloads[camera][stamp] = payload
-        return Image(stamp_ns=stamp, rgb=payload), -distance_s
+        return Image(stamp_ns=stamp, rgb=payload if lens is None else lens(payload)), -distance_s
 
     def motion(self, t0_ns: int) -> tuple[EgoHistory, np.ndarray]:
         """Ego history up to `t0_ns` and the pose (3,) of base_link then; NotReady as `observe`."""
@@ -162,3 +217,10 @@ class InputBuffer:
             acceleration_mps2=float((speeds[-1] - speeds[-2]) / (at[-1] - at[-2])),
         )
         return history, poses[-1]
+
+
+def _moved(odometry: list[tuple[int, np.ndarray]], begin_ns: int, end_ns: int) -> float:
+    """Distance in metres between the poses at two stamps, each that of the first sample at or after it."""
+    stamps = [stamp for stamp, _ in odometry]
+    rows = [odometry[min(bisect.bisect_left(stamps, stamp), len(stamps) - 1)][1] for stamp in (begin_ns, end_ns)]
+    return float(np.hypot(*(rows[1] - rows[0])[:2]))

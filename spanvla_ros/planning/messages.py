@@ -6,15 +6,19 @@ Every function raises InputError with the offending value; nothing here imports 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 
 from spanvla_ros.contracts import NS_PER_S, Command, InputError
 from spanvla_ros.geometry import to_local, wrap
 
 # channels of a pixel and the order that makes them red, green, blue
-_ENCODINGS = {"rgb8": (3, (0, 1, 2)), "bgr8": (3, (2, 1, 0)), "bgra8": (4, (2, 1, 0)), "mono8": (1, (0, 0, 0))}
+_ENCODINGS = {"rgb8": (3, (0, 1, 2)), "bgr8": (3, (2, 1, 0)), "rgba8": (4, (0, 1, 2)), "bgra8": (4, (2, 1, 0)), "mono8": (1, (0, 0, 0))}
+# two pixels share their colour; "yuv422" without a suffix has meant UYVY since ROS 1
+_YUV = {"yuv422": cv2.COLOR_YUV2RGB_UYVY, "uyvy": cv2.COLOR_YUV2RGB_UYVY, "yuv422_yuy2": cv2.COLOR_YUV2RGB_YUY2, "yuyv": cv2.COLOR_YUV2RGB_YUY2}
 
 TURN_RAD = np.radians(30)
 
@@ -64,22 +68,30 @@ def odometry(message: Any) -> OdometrySample:
     return OdometrySample(stamp_ns(message.header.stamp), np.array([x, y, yaw]), speed, yaw_rate)
 
 
-def image(message: Any) -> bytes | np.ndarray:
-    """sensor_msgs/CompressedImage -> its encoded bytes (not decoded here); sensor_msgs/Image -> rgb (H, W, 3) uint8."""
+def image(message: Any, convert: Callable[[Any], np.ndarray] | None = None) -> bytes | np.ndarray:
+    """sensor_msgs/CompressedImage -> its encoded bytes (not decoded here); sensor_msgs/Image -> rgb (H, W, 3) uint8.
+
+    convert: message -> rgb for the encodings that are not known here (cv_bridge, where it is installed).
+    """
     if not hasattr(message, "encoding"):
         payload = bytes(message.data)
         if not payload:
             raise InputError(f"compressed image of format {message.format!r} is empty")
         return payload
     height, width, step = int(message.height), int(message.width), int(message.step)
-    if message.encoding not in _ENCODINGS:
-        raise InputError(f"image encoding {message.encoding!r} is not one of {', '.join(_ENCODINGS)}")
-    channels, order = _ENCODINGS[message.encoding]
+    packed = message.encoding in _YUV
+    if not packed and message.encoding not in _ENCODINGS:
+        if convert is not None:
+            return convert(message)
+        raise InputError(f"image encoding {message.encoding!r} is not one of {', '.join((*_ENCODINGS, *_YUV))}; cv_bridge knows more")
+    channels, order = (2, ()) if packed else _ENCODINGS[message.encoding]
     data = np.frombuffer(message.data, np.uint8)
-    if not height or not width or step < width * channels or data.size < height * step:
+    if not height or not width or step < width * channels or data.size < height * step or (packed and width % 2):
         raise InputError(f"image of {width}x{height} {message.encoding} with step {step} holds {data.size} bytes")
     # rows may be padded: step, not width, leads to the next one
     pixels = data[: height * step].reshape(height, step)[:, : width * channels].reshape(height, width, channels)
+    if packed:
+        return cv2.cvtColor(np.ascontiguousarray(pixels), _YUV[message.encoding])
     return np.ascontiguousarray(pixels[:, :, list(order)])
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from spanvla_ros import config
 
 
@@ -20,6 +22,21 @@ class Camera:
     z_m: float
     yaw_deg: float = 0.0
     pitch_deg: float = 0.0
+
+    @property
+    def focal_px(self) -> float:
+        return self.width / (2 * np.tan(np.radians(self.hfov_deg / 2)))
+
+    @property
+    def base_from_optical(self) -> np.ndarray:
+        """Pose (4, 4) of the optical frame (x right, y down, z ahead) in base_link."""
+        yaw, pitch = np.radians(self.yaw_deg), np.radians(self.pitch_deg)
+        ahead = np.array([np.cos(yaw) * np.cos(pitch), np.sin(yaw) * np.cos(pitch), -np.sin(pitch)])
+        right = np.array([np.sin(yaw), -np.cos(yaw), 0.0])
+        pose = np.eye(4)
+        pose[:3, :3] = np.stack([right, np.cross(ahead, right), ahead], axis=1)
+        pose[:3, 3] = self.x_m, self.y_m, self.z_m
+        return pose
 
 
 @dataclass(frozen=True, kw_only=True)

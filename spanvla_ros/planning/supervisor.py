@@ -13,8 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from spanvla_ros.contracts import NS_PER_S, ConfigError, Trajectory
+from spanvla_ros.planning import validity
 from spanvla_ros.planning.braking import INTERVAL_S, brake, shift, stand
 from spanvla_ros.planning.messages import OdometrySample
+from spanvla_ros.planning.takeover import BLEND_S, Jump, take_over
+
+ELSEWHERE_M = 5.0  # a car that is this far from its plan after a jump of the clock is on another drive
 
 
 class State(str, enum.Enum):
@@ -35,6 +39,10 @@ class Reason(str, enum.Enum):
     IMAGE_MISSING = "IMAGE_MISSING"  # a camera has sent nothing yet
     IMAGE_STALE = "IMAGE_STALE"
     IMAGE_INVALID = "IMAGE_INVALID"  # the newest image can't be decoded
+    IMAGE_BLACK = "IMAGE_BLACK"
+    IMAGE_FROZEN = "IMAGE_FROZEN"  # the same picture again and again while the car moves
+    IMAGE_RESIZED = "IMAGE_RESIZED"  # pictures of several sizes within one observation
+    CAMERA_SKEW = "CAMERA_SKEW"  # the cameras are too far apart in time
     ODOMETRY_MISSING = "ODOMETRY_MISSING"
     ODOMETRY_STALE = "ODOMETRY_STALE"
     ODOMETRY_INVALID = "ODOMETRY_INVALID"  # NaN, zero quaternion, wrong frame
@@ -46,6 +54,9 @@ class Reason(str, enum.Enum):
     BACKEND_ERROR = "BACKEND_ERROR"
     RIG_MISMATCH = "RIG_MISMATCH"  # the cameras are not those of the training
     CLOCK_STALLED = "CLOCK_STALLED"
+    CLOCK_JUMPED = "CLOCK_JUMPED"  # ROS time went back
+    FRAME_CHANGED = "FRAME_CHANGED"  # the odometry is in another frame than before
+    RESET = "RESET"  # it was asked for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,60 +79,26 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """One heartbeat: the trajectory is None only while WAITING."""
+    """One heartbeat: the trajectory is None only while WAITING. jump: how far the first plan after HOLD, STOPPING or STOPPED was too
+    far from where the car is to be led over to; empty when it was not."""
 
     state: State
     reason: Reason
     trajectory: Trajectory | None
-
-
-class InputWatch:
-    """Newest stamp of every input in ROS time, and what is wrong with them. Not thread-safe."""
-
-    def __init__(self, cameras: tuple[str, ...], max_age_s: float):
-        self._max_age_s = max_age_s
-        self._images_ns: dict[str, int | None] = dict.fromkeys(cameras)
-        self._odometry_ns: int | None = None
-        self._odometry_valid = True
-
-    def image(self, camera: str, stamp_ns: int) -> None:
-        self._images_ns[camera] = stamp_ns
-
-    def odometry(self, stamp_ns: int) -> None:
-        self._odometry_ns, self._odometry_valid = stamp_ns, True
-
-    def invalid_odometry(self) -> None:
-        self._odometry_valid = False
-
-    def ages_s(self, ros_ns: int) -> dict[str, float | None]:
-        """Input -> seconds since its newest stamp, None when nothing came yet."""
-        newest = {f"image/{camera}": stamp for camera, stamp in self._images_ns.items()} | {"odometry": self._odometry_ns}
-        return {name: None if stamp is None else (ros_ns - stamp) / NS_PER_S for name, stamp in newest.items()}
-
-    def fault(self, ros_ns: int) -> Reason | None:
-        ages = self.ages_s(ros_ns)
-        odometry = ages.pop("odometry")
-        if not self._odometry_valid:
-            return Reason.ODOMETRY_INVALID
-        if odometry is None:
-            return Reason.ODOMETRY_MISSING
-        if any(age is None for age in ages.values()):
-            return Reason.IMAGE_MISSING
-        # a stamp far in the future is no fresher than one far in the past: the clocks differ
-        if abs(odometry) > self._max_age_s:
-            return Reason.ODOMETRY_STALE
-        return Reason.IMAGE_STALE if any(abs(age) > self._max_age_s for age in ages.values()) else None
+    jump: str = ""
 
 
 class Supervisor:
     """Turns accepted and rejected plans into one trajectory per heartbeat. Not thread-safe.
 
     In lock-step the simulator waits for the plan: a missed deadline is counted, not enforced, and a clock that stands still
-    while a plan is being made is no fault.
+    while a plan is being made is no fault; nor is a plan led over to, for one process without a supervisor drives the same.
+    `limits` and `valid` (what a trajectory may ask for) may be replaced while it runs.
     """
 
-    def __init__(self, limits: Limits, *, lockstep: bool = False):
+    def __init__(self, limits: Limits, *, valid: validity.Limits | None = None, lockstep: bool = False):
         self.limits = limits
+        self.valid = valid or validity.Limits()
         self.lockstep = lockstep
         self.deadline_misses = 0
         self.reset()
@@ -131,12 +108,21 @@ class Supervisor:
         self.state, self.reason = State.WAITING, Reason.NO_PLAN_YET
         self._trajectory: Trajectory | None = None
         self._begun_s: float | None = None
-        self._missed = False
+        self._missed = self._jumped = False
         self._cause: Reason | None = None
         self._entered_s = 0.0
+        self._led_until_s = -float("inf")
         self._clock: tuple[int, float] | None = None  # ROS time and the steady time at which it last moved
         self._sample: OdometrySample | None = None
         self._sample_s = 0.0
+
+    def clock_jumped(self, back_ns: int) -> None:
+        """ROS time went back by back_ns. The plan of the car goes on under the new time, held until the inputs have a past again; where
+        the next odometry shows the car to be elsewhere, a new drive began and the plan is forgotten."""
+        self._begun_s, self._cause = None, Reason.CLOCK_JUMPED
+        self._missed, self._clock, self._sample, self._jumped = False, None, None, True
+        if self._trajectory is not None:
+            self._trajectory = dataclasses.replace(self._trajectory, stamp_ns=self._trajectory.stamp_ns - back_ns)
 
     def begin(self, steady_s: float) -> None:
         """An anchor image that arrived at `steady_s` waits for its plan."""
@@ -144,19 +130,34 @@ class Supervisor:
             self._begun_s, self._missed = steady_s, False
 
     def accept(self, trajectory: Trajectory, steady_s: float) -> Output:
-        """A valid plan: NOMINAL from any state."""
+        """A valid plan: NOMINAL from any state. For BLEND_S after HOLD, STOPPING or STOPPED it is led over to (`takeover`)."""
         self._finish(steady_s)
-        self._trajectory, self._cause = trajectory, None
+        if self.state not in (State.WAITING, State.NOMINAL):
+            self._led_until_s = steady_s + BLEND_S
+        trajectory, jump = self._led(trajectory, steady_s)
+        self._trajectory, self._cause, self._jumped = trajectory, None, False
         self.state, self.reason = State.NOMINAL, Reason.OK
-        return Output(state=self.state, reason=self.reason, trajectory=trajectory)
+        return Output(state=self.state, reason=self.reason, trajectory=trajectory, jump=jump)
 
-    def refine(self, trajectory: Trajectory) -> Output | None:
+    def _led(self, trajectory: Trajectory, steady_s: float) -> tuple[Trajectory, str]:
+        """The trajectory as the car can take it up, where it is to be led over, and what kept it from that."""
+        fresh = self._fresh(steady_s)
+        if fresh is None or steady_s >= self._led_until_s or self.lockstep:
+            return trajectory, ""
+        try:
+            led = take_over(trajectory, self._trajectory, fresh, jerk_mps3=self.limits.stop_jerk_mps3)
+        except Jump as jump:
+            return trajectory, str(jump)
+        broken = validity.violations(led, self.valid)
+        return (trajectory, f"led over to, {broken[0]}") if broken else (led, "")
+
+    def refine(self, trajectory: Trajectory, steady_s: float) -> Output | None:
         """The plan that is followed, made again from newer motion; None, and nothing changes, unless NOMINAL. An image that waits for its
         plan waits on."""
         if self.state is not State.NOMINAL:
             return None
-        self._trajectory = trajectory
-        return Output(state=self.state, reason=self.reason, trajectory=trajectory)
+        self._trajectory, jump = self._led(trajectory, steady_s)
+        return Output(state=self.state, reason=self.reason, trajectory=self._trajectory, jump=jump)
 
     def reject(self, reason: Reason, steady_s: float) -> None:
         """The plan that was awaited will not come."""
@@ -169,6 +170,8 @@ class Supervisor:
             self._clock = ros_ns, steady_s
         if odometry is not None and (self._sample is None or odometry.stamp_ns != self._sample.stamp_ns):
             self._sample, self._sample_s = odometry, steady_s
+            if self._jumped:
+                self._look_around(odometry)
         cause = self._find_cause(steady_s, fault)
         if self._trajectory is None:
             self.reason = cause or Reason.NO_PLAN_YET
@@ -179,6 +182,15 @@ class Supervisor:
                 self._enter(State.HOLD, steady_s, self._trajectory)
         self._advance(steady_s, ros_ns)
         return Output(state=self.state, reason=self.reason, trajectory=self._anchored())
+
+    def _look_around(self, sample: OdometrySample) -> None:
+        """After a jump of the clock: is the car still where its plan is?"""
+        self._jumped = False
+        if self._trajectory is None:
+            return
+        expected = shift(self._trajectory, max(sample.stamp_ns, self._trajectory.stamp_ns)).poses_odom[0]
+        if np.hypot(*(expected - sample.pose_odom)[:2]) > ELSEWHERE_M:
+            self._trajectory, self.state = None, State.WAITING
 
     def _finish(self, steady_s: float) -> None:
         if self._begun_s is not None and steady_s - self._begun_s > self.limits.deadline_s:

@@ -13,7 +13,7 @@ from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header
 from trajectory_msgs.msg import MultiDOFJointTrajectory, MultiDOFJointTrajectoryPoint
 
-from spanvla_ros.contracts import NS_PER_S, Plan, Trajectory
+from spanvla_ros.contracts import NS_PER_S, InputError, Plan, Trajectory
 from spanvla_ros.planning import messages
 
 try:
@@ -21,6 +21,11 @@ try:
     from autoware_planning_msgs.msg import TrajectoryPoint as AutowarePoint
 except ImportError:  # optional output, only in an Autoware workspace
     AutowareTrajectory = None
+
+try:
+    from cv_bridge import CvBridge
+except ImportError:  # optional: for encodings that `planning.messages` doesn't know
+    CvBridge = None
 
 _LENGTHS, _LAST_BITS = 20, (0, 1, -1, 2, -2)
 
@@ -137,6 +142,18 @@ def odometry(stamp_ns: int, frame: str, base_frame: str, row: np.ndarray, speed_
     message.pose.pose = pose(row)
     message.twist.twist = twist(speed_mps, yaw_rate_rps)
     return message
+
+
+def bridged(message: Any) -> np.ndarray:
+    """sensor_msgs/Image of any encoding that cv_bridge can turn into rgb8. InputError where it can't."""
+    try:
+        return np.ascontiguousarray(CvBridge().imgmsg_to_cv2(message, "rgb8"))
+    except Exception as error:  # noqa: BLE001 - it raises errors of its own, of cv2 and, with a new numpy, of Python
+        raise InputError(f"image encoding {message.encoding!r} can't be converted by cv_bridge: {' '.join(str(error).split())}") from None
+
+
+# None where cv_bridge is not installed
+with_cv_bridge = bridged if CvBridge is not None else None
 
 
 def camera_info(head: Header, camera: Any) -> CameraInfo:

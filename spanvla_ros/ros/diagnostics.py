@@ -10,7 +10,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
-TASKS = ("inputs", "rig", "model", "latency", "plan", "consistency")
+TASKS = ("inputs", "rig", "model", "latency", "plan", "consistency", "qos")
 
 
 class Diagnostics:

@@ -21,8 +21,9 @@ from spanvla_ros.ros import conversions, qos
 
 # the planner lacks history or a frame: that is no fault of the plan
 _UNREADY = {
-    reason.value for reason in (Reason.HISTORY_SHORT, Reason.IMAGE_MISSING, Reason.ODOMETRY_MISSING, Reason.ODOMETRY_BEHIND, Reason.ODOMETRY_GAP)
-}
+    Reason.HISTORY_SHORT.value, Reason.ODOMETRY_MISSING.value, Reason.ODOMETRY_BEHIND.value, Reason.ODOMETRY_GAP.value,
+    Reason.IMAGE_MISSING.value, Reason.IMAGE_BLACK.value, Reason.IMAGE_FROZEN.value, Reason.IMAGE_RESIZED.value, Reason.CAMERA_SKEW.value,
+}  # fmt: skip
 
 
 class Answer(enum.Enum):

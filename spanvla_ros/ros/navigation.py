@@ -15,7 +15,7 @@ class Navigation:
     """Thread-safe: callbacks write, the planning thread reads."""
 
     def __init__(self, horizon_m: float):
-        self._horizon_m = horizon_m
+        self.horizon_m = horizon_m
         self._lock = threading.Lock()
         self.reset()
 
@@ -47,4 +47,4 @@ class Navigation:
         with self._lock:
             if self._route is None or self._pose_odom is None:
                 return self._word
-            return messages.route_command(self._route, self._pose_odom, self._horizon_m)[0]
+            return messages.route_command(self._route, self._pose_odom, self.horizon_m)[0]

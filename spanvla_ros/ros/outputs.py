@@ -19,8 +19,8 @@ from spanvla_ros.ros.markers import markers
 class Outputs:
     """Publishers of one configured node. What nobody listens to is not converted, except trajectory and plan_info."""
 
-    def __init__(self, node: LifecycleNode, *, base_frame: str, marker_lifetime_s: float, autoware: bool):
-        self._node, self._base_frame, self._marker_lifetime_s = node, base_frame, marker_lifetime_s
+    def __init__(self, node: LifecycleNode, mismatches: qos.Mismatches, *, base_frame: str, marker_lifetime_s: float, autoware: bool):
+        self._node, self._mismatches, self._base_frame, self.marker_lifetime_s = node, mismatches, base_frame, marker_lifetime_s
         self._made: list[Any] = []
         self._trajectory = self._publisher(MultiDOFJointTrajectory, "trajectory")
         self._path = self._publisher(Path, "path")
@@ -32,7 +32,8 @@ class Outputs:
             self._autoware = self._publisher(conversions.AutowareTrajectory, "autoware_trajectory")
 
     def _publisher(self, kind: type, name: str, profile: Any = qos.OUTPUT) -> Any:
-        self._made.append(self._node.create_lifecycle_publisher(kind, f"~/output/{name}", profile))
+        events = self._mismatches.publisher(f"~/output/{name}")
+        self._made.append(self._node.create_lifecycle_publisher(kind, f"~/output/{name}", profile, event_callbacks=events))
         return self._made[-1]
 
     def destroy(self) -> None:
@@ -48,7 +49,7 @@ class Outputs:
         if self._path.get_subscription_count():
             self._path.publish(conversions.path(plan, frame))
         if self._markers.get_subscription_count():
-            self._markers.publish(markers(output, reasoning, frame, self._marker_lifetime_s))
+            self._markers.publish(markers(output, reasoning, frame, self.marker_lifetime_s))
         if self._autoware is not None and self._autoware.get_subscription_count():
             self._autoware.publish(conversions.autoware_trajectory(plan, frame))
 

@@ -18,7 +18,7 @@ from spanvla_ros.planning.planner import Rate
 from spanvla_ros.ros import topics
 
 # declared by rclpy itself
-_FOREIGN = ("use_sim_time", "qos_overrides.", "start_type_description_service")
+FOREIGN = ("use_sim_time", "qos_overrides.", "start_type_description_service")
 _KINDS = {float: "a number", int: "a whole number", str: "text", bool: "true or false", list: "a list of text"}
 
 
@@ -33,6 +33,7 @@ class Parameter:
     low: float | None = None
     high: float | None = None
     choices: tuple[str, ...] = ()
+    live: bool = False  # may change while the node is configured
 
     def check(self, value: Any) -> Any:
         """The value as the type of the default; ConfigError names parameter, value and what is allowed."""
@@ -67,10 +68,10 @@ class Parameter:
 
 
 def _group(prefix: str, cls: type, rows: Mapping[str, tuple[str, str, float, float]]) -> list[Parameter]:
-    """Rows for the fields of a dataclass, with its defaults: name -> (text, unit, low, high)."""
+    """Rows for the fields of a dataclass, with its defaults: name -> (text, unit, low, high). All of them may change live."""
     defaults = {field.name: field.default for field in dataclasses.fields(cls)}
     return [
-        Parameter(name=prefix + name, default=defaults[name], text=text, unit=unit, low=low, high=high)
+        Parameter(name=prefix + name, default=defaults[name], text=text, unit=unit, low=low, high=high, live=True)
         for name, (text, unit, low, high) in rows.items()
     ]
 
@@ -113,7 +114,7 @@ PLANNER = (
         low=-1,
         high=1024,
     ),
-    Parameter(name="plan_early", default=False, text="also plan from the pictures alone, before the text; not in lock-step"),
+    Parameter(name="plan_early", default=False, text="also plan from the pictures alone, before the text; not in lock-step", live=True),
     *_group("", Rate, RATE_ROWS),
     Parameter(name="anchor_camera", default="", text="camera whose newest image starts a plan; empty = first camera of the model"),
     Parameter(name="image_transport", default="compressed", text="CompressedImage or Image", choices=("compressed", "raw")),
@@ -121,11 +122,32 @@ PLANNER = (
     Parameter(name="lockstep", default=False, text="a simulator waits for the plan: count missed deadlines, don't enforce them"),
     Parameter(name="rig_file", default="", text="cameras the model was trained with; empty = config/rigs/demo.yaml of this package"),
     Parameter(name="rig_check", default="warn", text="what a camera_info that differs from the rig does", choices=("off", "warn", "error")),
-    Parameter(name="max_skew_s", default=0.05, text="stamp difference between cameras that is reported", unit="s", low=0.0, high=1.0),
     Parameter(
-        name="route_horizon_m", default=30.0, text="a turn of the route within this distance becomes the command", unit="m", low=1.0, high=500.0
+        name="rectify",
+        default=True,
+        text="turn pictures into those of the trained lens where camera_info (and /tf) differ and the camera sees all of that; not with rig_check off",
     ),
-    Parameter(name="marker_lifetime_s", default=0.5, text="markers vanish after this time", unit="s", low=0.05, high=10.0),
+    Parameter(
+        name="max_skew_s",
+        default=0.05,
+        text="largest stamp difference between the cameras of one plan; at 10 Hz the nearest frame is never further than 0.05 s",
+        unit="s",
+        low=0.001,
+        high=1.0,
+        live=True,
+    ),
+    Parameter(name="refuse_black", default=True, text="no plan from a black picture; false to see what the planner does blind", live=True),
+    Parameter(name="refuse_frozen", default=True, text="no plan from a picture that stays the same while the car moves 1 m", live=True),
+    Parameter(
+        name="route_horizon_m",
+        default=30.0,
+        text="a turn of the route within this distance becomes the command",
+        unit="m",
+        low=1.0,
+        high=500.0,
+        live=True,
+    ),
+    Parameter(name="marker_lifetime_s", default=0.5, text="markers vanish after this time", unit="s", low=0.05, high=10.0, live=True),
     Parameter(name="publish_autoware", default=False, text="also publish autoware_planning_msgs/Trajectory where that package is installed"),
     *_group("", supervisor.Limits, SUPERVISOR_ROWS),
     *_group("", InputLimits, INPUT_ROWS),
@@ -157,7 +179,7 @@ def read(node: Node, table: Sequence[Parameter]) -> dict[str, Any]:
     """
     rows = {row.name: row for row in table}
     given = {name: parameter.value for name, parameter in node.get_parameters_by_prefix("").items()}
-    unknown = sorted(name for name in given if name not in rows and not name.startswith(_FOREIGN))
+    unknown = sorted(name for name in given if name not in rows and not name.startswith(FOREIGN))
     if unknown:
         raise ConfigError(f"parameter {unknown[0]} is unknown; known are {', '.join(rows)}")
     values = {name: row.check(given.get(name, row.default)) for name, row in rows.items()}
@@ -171,3 +193,20 @@ def read(node: Node, table: Sequence[Parameter]) -> dict[str, Any]:
 def limits(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
     """An instance of a dataclass of limits from the parameters that are named like its fields."""
     return cls(**{field.name: values[prefix + field.name] for field in dataclasses.fields(cls) if prefix + field.name in values})
+
+
+def changed(node: Node, table: Sequence[Parameter], given: Mapping[str, Any], configured: bool) -> dict[str, Any]:
+    """The checked values once `given` is set: of all rows where the node is configured, else of those alone. ConfigError names what
+    is wrong, or that it can't change now.
+
+    configured: the node holds an engine and topics; then only the rows that are `live` may change.
+    """
+    rows = {row.name: row for row in table}
+    for name in given:
+        if name not in rows:
+            raise ConfigError(f"parameter {name} is unknown; known are {', '.join(rows)}")
+        if configured and not rows[name].live:
+            live = ", ".join(row.name for row in table if row.live)
+            raise ConfigError(f"parameter {name} takes effect at configure: deactivate and clean up first; now can change {live}")
+    kept = {name: node.get_parameter(name).value for name in rows} if configured else {}
+    return {name: rows[name].check(value) for name, value in (kept | dict(given)).items()}

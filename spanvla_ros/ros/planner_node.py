@@ -13,8 +13,9 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 
-from spanvla_ros.contracts import SpanVLAError
+from spanvla_ros.contracts import ConfigError, SpanVLAError
 from spanvla_ros.planning.planner import Planner
+from spanvla_ros.planning.supervisor import Reason
 from spanvla_ros.ros import diagnostics, parameters
 from spanvla_ros.ros.session import Session
 from spanvla_ros.ros.worker import warm_up
@@ -98,7 +99,11 @@ class PlannerNode(LifecycleNode):
         self.get_logger().info(f"{name} ready after {took_ms:.0f} ms, cameras {cameras}")
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Start planning."""
+        """Check the rig and start planning."""
+        refused = self._session.rig.differs
+        if refused:
+            self.get_logger().error(f"activate refused: {refused}; rig_check is error")
+            return FAILURE
         result = super().on_activate(state)
         self._session.start()
         self.get_logger().info("active")
@@ -144,11 +149,18 @@ class PlannerNode(LifecycleNode):
         response.success = session is not None
         response.message = "history, command and plan forgotten" if response.success else "the node is not configured"
         if session is not None:
-            session.reset("it was asked for")
+            session.reset(Reason.RESET, "it was asked for")
         return response
 
-    def _on_set_parameters(self, changed: list[Parameter]) -> SetParametersResult:
-        late = [parameter.name for parameter in changed if parameter.name != "use_sim_time"]
-        if self._session is None or not late:
-            return SetParametersResult(successful=True)
-        return SetParametersResult(successful=False, reason=f"{late[0]} takes effect at configure: deactivate and clean up first")
+    def _on_set_parameters(self, changes: list[Parameter]) -> SetParametersResult:
+        """Wrong values are refused with the reason; what can change live does so at once, the rest only while unconfigured."""
+        given = {p.name: p.value for p in changes if not p.name.startswith(parameters.FOREIGN)}
+        session = self._session
+        try:
+            if given:
+                values = parameters.changed(self, parameters.PLANNER, given, session is not None)
+                if session is not None:
+                    session.update(values)
+        except ConfigError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)

@@ -9,8 +9,10 @@ import numpy as np
 from rclpy.node import Node
 
 from spanvla_ros.contracts import NS_PER_S, ModelSpec, Plan, Trajectory
+from spanvla_ros.planning import consistency
 from spanvla_ros.planning.planner import Planner
 from spanvla_ros.planning.supervisor import Limits, Output, Reason, State
+from spanvla_ros.planning.watch import Fault, InputWatch
 from spanvla_ros.ros import conversions
 from spanvla_ros.ros.diagnostics import ERROR, OK, WARN
 from spanvla_ros.ros.worker import Attempt
@@ -24,10 +26,11 @@ _JUMP_M = 1.0
 class Report:
     """Counts, the newest plan, and the sentences about them. Guarded by the node's lock."""
 
-    def __init__(self, node: Node, spec: ModelSpec, limits: Limits, max_skew_s: float):
-        self._node, self._diagnostics, self._max_skew_s = node, node.diagnostics, max_skew_s
-        self._spec, self._limits = spec, limits
-        self.plans = self.rejections = self.cuts = 0
+    def __init__(self, node: Node, spec: ModelSpec, limits: Limits):
+        self._node, self._diagnostics = node, node.diagnostics
+        self._spec, self.limits = spec, limits
+        self.plans = self.rejections = self.cuts = self.alarms = self.beats = 0
+        self._state = State.WAITING
         self.reset()
 
     def reset(self) -> None:
@@ -57,40 +60,46 @@ class Report:
         self._bad[name] = line
         self.detail = line
 
-    def planned(self, found: Attempt, misses: int, now_ns: int) -> None:
+    def planned(self, found: Attempt, output: Output, misses: int, now_ns: int) -> None:
         plan, observation = found.plan, found.observation
         self.plans += 1
         self.cuts += plan.revision == 0 and plan.cut_tokens is not None
         self.reasoning, self.detail = plan.reasoning or self.reasoning, ""
         self._bad.clear()
         latency_ms = (now_ns - plan.t0_ns) / 1e6
+        alarm = consistency.alarm(plan) if plan.cut_tokens is None else ""  # half a sentence says nothing yet
+        self.alarms += bool(alarm)
         self._plan = conversions.plan_dict(plan) | {
             "image_ages_s": {camera: list(ages) for camera, ages in observation.image_ages_s.items()},
             "skew_s": observation.skew_s,
             "received": dict(found.received),
             "command": observation.command.value,
             "capture_to_plan_ms": round(latency_ms, 3),
+            "alarm": alarm,
         }
         if plan.revision != 2:
             values = {f"{stage}_ms": value for stage, value in plan.timings_ms.items()} | {"capture_to_plan_ms": latency_ms}
             values |= {"deadline_misses": misses, "tokens": plan.tokens, "cut_texts": self.cuts}
-            late = plan.timings_ms.get("total", 0.0) > 1e3 * self._limits.deadline_s
+            late = plan.timings_ms.get("total", 0.0) > 1e3 * self.limits.deadline_s
             self._diagnostics.set("latency", WARN if late else OK, "over the deadline" if late else "in time", values)
-        self._consistency(found.trajectory)
+        self._consistency(output, alarm)
 
-    def _consistency(self, trajectory: Trajectory) -> None:
-        """How far the new plan has the car from where the previous one had it, at the same instants."""
-        previous, self._trajectory = self._trajectory, trajectory
-        if previous is None:
-            return
-        offset_s = (trajectory.stamp_ns - previous.stamp_ns) / NS_PER_S
-        now, before = (
-            np.stack([np.interp(_COMPARED_S + shift_s, plan.times_s, plan.poses_odom[:, axis]) for axis in (0, 1)])
-            for plan, shift_s in ((trajectory, 0.0), (previous, offset_s))
-        )
-        moved = float(np.hypot(*(now - before)).max())
-        jump = moved > _JUMP_M
-        self._diagnostics.set("consistency", WARN if jump else OK, "the plan jumps" if jump else "plans agree", {"shift_within_2s_m": moved})
+    def _consistency(self, output: Output, alarm: str) -> None:
+        """Does the plan do what the text says, and does it go on from where the car and the previous plan are?"""
+        values: dict[str, Any] = {"alarms": self.alarms}
+        trajectory, previous, self._trajectory = output.trajectory, self._trajectory, output.trajectory
+        lines = [alarm, output.jump]
+        if previous is not None:
+            # how far the new plan has the car from where the previous one had it, at the same instants
+            offset_s = (trajectory.stamp_ns - previous.stamp_ns) / NS_PER_S
+            now, before = (
+                np.stack([np.interp(_COMPARED_S + shift_s, plan.times_s, plan.poses_odom[:, axis]) for axis in (0, 1)])
+                for plan, shift_s in ((trajectory, 0.0), (previous, offset_s))
+            )
+            values["shift_within_2s_m"] = moved = float(np.hypot(*(now - before)).max())
+            lines.append(f"the plan jumps by {moved:.1f} m within 2 s" if moved > _JUMP_M else "")
+        found = "; ".join(line for line in lines if line)
+        self._diagnostics.set("consistency", WARN if found else OK, found or "text, plan and previous plan agree", values)
 
     def rejected(self, reason: Reason, detail: str) -> None:
         self.rejections += 1
@@ -99,18 +108,23 @@ class Report:
             self._node.get_logger().warning(f"no plan: {reason.value}: {detail}", throttle_duration_sec=1.0)
         self.detail = detail
 
-    def beat(self, output: Output, ages_s: Mapping[str, float | None], misses: int) -> None:
-        ages: dict[str, Any] = {f"age/{name}_s": "never" if age is None else age for name, age in ages_s.items()}
-        skew_s = self._plan.get("skew_s", 0.0)
-        ages["skew_s"] = skew_s
+    def beat(self, output: Output, watch: InputWatch, fault: Fault | None, now_ns: int, misses: int) -> None:
+        """One heartbeat: what the inputs, the plan and the state are like."""
+        self.beats += 1
+        values: dict[str, Any] = {f"age/{name}_s": "never" if age is None else age for name, age in watch.ages_s(now_ns).items()}
+        values |= {f"count/{name}": stream for name, stream in watch.streams().items()}
+        values["skew_s"] = self._plan.get("skew_s", 0.0)
         if self._bad:
-            self._diagnostics.set("inputs", ERROR, "; ".join(self._bad.values()), ages)
-        elif output.reason is Reason.OK and skew_s > self._max_skew_s:
-            self._diagnostics.set("inputs", WARN, f"the cameras are up to {skew_s:.3f} s apart, allowed are {self._max_skew_s:g} s", ages)
+            self._diagnostics.set("inputs", ERROR, "; ".join(self._bad.values()), values)
         elif output.reason in (Reason.OK, Reason.DEADLINE_MISSED, Reason.PLAN_INVALID, Reason.BACKEND_ERROR):
-            self._diagnostics.set("inputs", OK, "fresh", ages)
+            self._diagnostics.set("inputs", OK, "fresh", values)
         else:
-            self._diagnostics.set("inputs", WARN if output.state is State.WAITING else ERROR, output.reason.value, ages)
+            values["detail"] = fault.detail if fault is not None else self.detail
+            self._diagnostics.set("inputs", WARN if output.state is State.WAITING else ERROR, output.reason.value, values)
+        if output.state is not self._state:
+            self._state = output.state
+            line = f"{output.state.value}: {output.reason.value}{f': {fault.detail}' if fault is not None else ''}"
+            self._node.get_logger().info(line) if output.state is State.NOMINAL else self._node.get_logger().warning(line)
         counts = {"plans": self.plans, "rejections": self.rejections, "deadline_misses": misses}
         counts |= {"detail": self.detail, "plan_id": self._plan.get("plan_id", "")}
         text = output.state.value if output.reason is Reason.OK else f"{output.state.value}: {output.reason.value}"
@@ -127,5 +141,6 @@ class Report:
             "stamp_ns": output.trajectory.stamp_ns if output.trajectory is not None else None,
             "plans": self.plans,
             "rejections": self.rejections,
+            "beat": self.beats,
         }
         return head | (self._plan if event == "plan" else {"plan_id": self._plan.get("plan_id")})

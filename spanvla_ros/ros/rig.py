@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rclpy.node import Node
 
-from spanvla_ros.contracts import ConfigError, ModelSpec
+from spanvla_ros.contracts import ConfigError, InputError, ModelSpec
+from spanvla_ros.planning.lens import Lens
 from spanvla_ros.planning.rig import Camera, load_rig
 from spanvla_ros.ros import qos
 from spanvla_ros.ros.diagnostics import ERROR, OK, WARN
@@ -24,31 +25,42 @@ except ImportError:  # no wheel exists; a full ROS 2 has it
 DEMO_RIG = "config/rigs/demo.yaml"
 _FOV_TOLERANCE_DEG = 3.0
 _MOUNT_TOLERANCE_M = 0.3
-_YAW_TOLERANCE_DEG = 3.0
+_ANGLE_TOLERANCE_DEG = 3.0
+_DISTORTION = 0.02  # of a coefficient
 
 
 def lens_differences(name: str, camera: Camera, info: Any) -> list[str]:
     """sensor_msgs/CameraInfo against the rig: one readable line per difference."""
-    fx = float(info.k[0])
-    if not np.isfinite(fx) or fx <= 0 or not info.width:
-        return [f"camera {name}: camera_info has no calibration (fx = {fx:g}, width = {info.width})"]
+    fx, fy, cx, cy = (float(info.k[i]) for i in (0, 4, 2, 5))
+    if not np.isfinite([fx, fy, cx, cy]).all() or min(fx, fy) <= 0 or not info.width or not info.height:
+        return [f"camera {name}: camera_info has no calibration (fx = {fx:g}, fy = {fy:g}, width = {info.width})"]
     found = []
-    hfov_deg = float(np.degrees(2 * np.arctan(info.width / (2 * fx))))
-    if abs(hfov_deg - camera.hfov_deg) > _FOV_TOLERANCE_DEG:
-        found.append(f"camera {name}: horizontal field of view is {hfov_deg:.1f} deg, trained with {camera.hfov_deg:.1f} deg")
-    return found
+    trained_v = 2 * np.degrees(np.arctan(camera.height / (2 * camera.focal_px)))
+    for what, length, focal, trained in (("horizontal", info.width, fx, camera.hfov_deg), ("vertical", info.height, fy, trained_v)):
+        degrees = float(np.degrees(2 * np.arctan(length / (2 * focal))))
+        if abs(degrees - trained) > _FOV_TOLERANCE_DEG:
+            found.append(f"camera {name}: {what} field of view is {degrees:.1f} deg, trained with {trained:.1f} deg")
+    for what, centre, length, focal in (("right", cx, info.width, fx), ("down", cy, info.height, fy)):
+        degrees = float(np.degrees(np.arctan((length / 2 - centre) / focal)))
+        if abs(degrees) > _ANGLE_TOLERANCE_DEG:
+            found.append(f"camera {name}: the middle of the picture looks {degrees:+.1f} deg {what} of the optical axis")
+    bent = [float(value) for value in info.d if abs(value) > _DISTORTION]
+    return found + ([f"camera {name}: the picture is distorted ({info.distortion_model} {bent})"] if bent else [])
 
 
-def mount_differences(name: str, camera: Camera, base_from_camera: np.ndarray) -> list[str]:
-    """Pose (4, 4) of the camera's optical frame in base_link against the rig."""
+def mount_differences(name: str, camera: Camera, base_from_camera: np.ndarray, *, turned: bool = False) -> list[str]:
+    """Pose (4, 4) of the camera's optical frame in base_link against the rig; turned: the direction is already made up for."""
     found = []
     for axis, value, wanted in zip("xyz", base_from_camera[:3, 3], (camera.x_m, camera.y_m, camera.z_m)):
         if abs(value - wanted) > _MOUNT_TOLERANCE_M:
             found.append(f"camera {name}: mounted at {axis} = {value:.2f} m, trained with {wanted:.2f} m")
-    forward = base_from_camera[:3, 2]  # an optical frame looks along z
-    yaw_deg = float(np.degrees(np.arctan2(forward[1], forward[0])))
-    if abs((yaw_deg - camera.yaw_deg + 180) % 360 - 180) > _YAW_TOLERANCE_DEG:
-        found.append(f"camera {name}: looks to {yaw_deg:.1f} deg, trained with {camera.yaw_deg:.1f} deg")
+    right, _, ahead = base_from_camera[:3, :3].T  # an optical frame looks along z, its x is to the right
+    yaw_deg, pitch_deg = (float(np.degrees(a)) for a in (np.arctan2(ahead[1], ahead[0]), -np.arcsin(np.clip(ahead[2], -1, 1))))
+    roll_deg = float(np.degrees(-np.arcsin(np.clip(right[2], -1, 1))))
+    angles = (("to", yaw_deg, camera.yaw_deg), ("down by", pitch_deg, camera.pitch_deg), ("rolled by", roll_deg, 0.0))
+    for what, value, wanted in () if turned else angles:
+        if abs((value - wanted + 180) % 360 - 180) > _ANGLE_TOLERANCE_DEG:
+            found.append(f"camera {name}: looks {what} {value:.1f} deg, trained with {wanted:.1f} deg")
     return found
 
 
@@ -67,11 +79,14 @@ def matrix(transform: Any) -> np.ndarray:
 
 
 class RigCheck:
-    """Collects camera_info and transforms and keeps the diagnostic task `rig`."""
+    """Collects camera_info and transforms, keeps the diagnostic task `rig`, and makes up for what a picture can be changed for.
 
-    def __init__(self, node: Node, spec: ModelSpec, values: Mapping[str, Any]):
-        self._node = node
-        self._base_frame, self._mode = values["base_frame"], values["rig_check"]
+    use: called with camera and lens (None: the picture as it is) when that changes.
+    """
+
+    def __init__(self, node: Node, spec: ModelSpec, values: Mapping[str, Any], use: Callable[[str, Lens | None], None]):
+        self._node, self._use = node, use
+        self._base_frame, self._mode, self._rectify = values["base_frame"], values["rig_check"], values["rectify"]
         rig = None if self._mode == "off" else load_rig(Path(values["rig_file"]).expanduser() if values["rig_file"] else share(DEMO_RIG))
         missing = [] if rig is None else [c for c in spec.cameras if c not in rig.cameras]
         if missing:
@@ -94,13 +109,19 @@ class RigCheck:
 
     @property
     def refused(self) -> str:
-        """Why nothing may be planned: a difference, where rig_check is `error`."""
-        return self._text if self._mode == "error" and self._differences else ""
+        """Why nothing may be planned, where rig_check is `error`: a difference, or a camera that nothing is known of."""
+        unknown = [c for c in self._cameras if c not in self._infos] if self._mode == "error" else []
+        return self.differs or (f"no camera_info of camera {', '.join(unknown)} yet, and rig_check is error" if unknown else "")
+
+    @property
+    def differs(self) -> str:
+        """The differences that are known by now, where rig_check is `error`."""
+        return self._differences if self._mode == "error" else ""
 
     def on_camera_info(self, camera: str, message: Any) -> None:
         with self._lock:
             known = self._infos.get(camera)
-            if known is not None and list(known.k) == list(message.k):
+            if known is not None and _calibration(known) == _calibration(message):
                 return
             self._infos[camera] = message
         self._judge()
@@ -125,26 +146,48 @@ class RigCheck:
             pose = step @ pose
         return pose
 
+    def _lens(self, name: str, info: Any, pose: np.ndarray | None) -> tuple[Lens | None, bool]:
+        """The lens that shows the trained view, and whether it also turns to the trained direction; None where the camera doesn't
+        see all of it, or its calibration can't be used."""
+        for mounting in (pose, None) if pose is not None else (None,):
+            try:
+                lens = Lens(name, self._cameras[name], info, mounting)
+            except InputError:
+                return None, False
+            if lens.covers:
+                return lens, mounting is not None
+        return None, False
+
     def _judge(self) -> None:
         with self._lock:
-            differences, checked, mounted = [], [], []
+            differences, mended, mounted = [], [], []
             for name, camera in self._cameras.items():
                 info = self._infos.get(name)
                 if info is None:
                     continue
-                checked.append(name)
-                differences += lens_differences(name, camera, info)
                 pose = self._mounting(info.header.frame_id)
+                lens, turned = self._lens(name, info, pose) if self._rectify else (None, False)
+                seen = lens_differences(name, camera, info)
+                if lens is None:
+                    differences += seen
+                elif not lens.same:
+                    mended.append(f"camera {name}: {lens.hfov_deg:.1f} deg rectified to the trained {camera.hfov_deg:.1f} deg")
                 if pose is not None:
                     mounted.append(name)
-                    differences += mount_differences(name, camera, pose)
+                    differences += mount_differences(name, camera, pose, turned=turned)
+                self._use(name, None if lens is None or lens.same else lens)
+            checked = ", ".join(c for c in self._cameras if c in self._infos)
         extrinsics = "rig file (tf2_msgs is not installed)" if TFMessage is None else f"tf for {', '.join(mounted) or 'no camera yet'}"
-        values = {"camera_info": ", ".join(checked) or "none yet", "extrinsics": extrinsics}
-        self._differences = differences
+        values = {"camera_info": checked or "none yet", "extrinsics": extrinsics, "rectified": "; ".join(mended) or "nothing"}
+        self._differences = "; ".join(differences)
         if self._mode == "off":
-            level, self._text = OK, "not checked"
+            level, text = OK, "not checked"
         elif differences:
-            level, self._text = (ERROR if self._mode == "error" else WARN), "; ".join(differences)
+            level, text = (ERROR if self._mode == "error" else WARN), self._differences
         else:
-            level, self._text = OK, "as trained" if checked else "no camera_info yet"
-        self._node.diagnostics.set("rig", level, self._text, values)
+            level, text = OK, "; ".join(mended) or ("as trained" if checked else "no camera_info yet")
+        self._node.diagnostics.set("rig", level, text, values)
+
+
+def _calibration(info: Any) -> tuple:
+    return (*info.k, *info.d, info.width, info.height, info.distortion_model, info.header.frame_id)

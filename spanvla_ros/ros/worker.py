@@ -161,6 +161,11 @@ class PlanningThread:
             if self._retry or self._rate.replan_s:
                 self._condition.notify()
 
+    def update(self, limits: Limits, deadline_s: float | None, rate: Rate) -> None:
+        """Other limits, another deadline and rate, from the next image on."""
+        with self._condition:
+            self._limits, self._deadline_s, self._rate = limits, deadline_s, rate
+
     def reset(self) -> None:
         """Forget what waits; a plan that is being made will not be reported."""
         with self._condition:
