@@ -27,7 +27,18 @@ from spanvla_ros.ros import conversions, qos
 ROOT = Path(__file__).resolve().parent.parent
 _STEP_S, _EPOCH_NS = 0.05, 1_000_000_000_000
 NODE = "/spanvla_planner"
-JPEG = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 255, (126, 224, 3), dtype=np.uint8))[1].tobytes()
+# no two pictures of a live sensor are alike
+PICTURES = [cv2.imencode(".jpg", np.random.default_rng(k).integers(0, 255, (126, 224, 3), dtype=np.uint8))[1].tobytes() for k in range(16)]
+JPEG = PICTURES[0]
+
+
+def living(camera: str, k: int) -> bytes:
+    """Picture number k of a camera in good order."""
+    return PICTURES[k % len(PICTURES)]
+
+
+def unharmed(message):
+    return message
 
 
 def environment(domain: int, folder: Path) -> dict[str, str]:
@@ -76,10 +87,12 @@ def waiting_s(pid: int) -> float:
 class Peer:
     """Drives a car that follows the newest trajectory; `images` and `odometry` switch its sensors off and on.
 
+    picture: (camera, number) -> encoded picture, None for a frame that doesn't come; damage: odometry message -> the one that is
+    sent; late_s: camera -> what its stamps are later by.
     With `clock` it also owns the time: stamps advance by 0.05 s with every step, however long a busy machine takes for it.
     """
 
-    def __init__(self, domain: int, speed_mps: float = 2.0, clock: bool = False):
+    def __init__(self, domain: int, speed_mps: float = 2.0, clock: bool = False, cameras: tuple[str, ...] = ("front",)):
         os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
         os.environ["FASTDDS_DEFAULT_PROFILES_FILE"] = str(ROOT / "config" / "fastdds_shm.xml")
         self._context = rclpy.Context()
@@ -87,17 +100,17 @@ class Peer:
         self.node = rclpy.create_node("peer", context=self._context)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
-        self.images = self.odometry = True
-        self.jpeg, self.damage = JPEG, lambda message: message
+        self.mend()
         self.infos: list[tuple[float, dict]] = []
         self.trajectories: list[tuple[float, MultiDOFJointTrajectory]] = []
         self.levels: dict[str, tuple[int, str]] = {}
         self._speed = speed_mps
         self._pose = np.zeros(3)
-        self.image_out = self.node.create_publisher(CompressedImage, f"{NODE}/input/image/front", qos.IMAGE)
+        self.cameras = {c: self.node.create_publisher(CompressedImage, f"{NODE}/input/image/{c}", qos.IMAGE) for c in cameras}
+        self.image_out = self.cameras[cameras[0]]
         self.odometry_out = self.node.create_publisher(Odometry, f"{NODE}/input/odometry", qos.ODOMETRY)
         self.node.create_subscription(MultiDOFJointTrajectory, f"{NODE}/output/trajectory", self._on_trajectory, qos.OUTPUT)
-        self.node.create_subscription(String, f"{NODE}/output/plan_info", self._on_info, qos.PLAN_INFO)
+        self.node.create_subscription(String, f"{NODE}/output/plan_info", self._on_info, 1000)
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
         self._clock_out = self.node.create_publisher(Clock, "/clock", qos.SIM_CLOCK) if clock else None
         self._count = 0
@@ -107,23 +120,44 @@ class Peer:
         self._thread = threading.Thread(target=self._executor.spin, daemon=True)
         self._thread.start()
 
+    def mend(self) -> None:
+        """All sensors in order."""
+        self.images = self.odometry = True
+        self.picture, self.damage, self.late_s = living, unharmed, {}
+
+    def jump(self, back_s: float) -> None:
+        """Set the clock back."""
+        self._count -= round(back_s / _STEP_S)
+
+    def call(self, kind: type, name: str, request, timeout_s: float = 60.0):
+        """The answer of a service of the planner."""
+        client = self.node.create_client(kind, f"{NODE}/{name}")
+        assert client.wait_for_service(timeout_s), f"no service {name}"
+        future = client.call_async(request)
+        self.wait(future.done, timeout_s, f"answer of {name}")
+        return future.result()
+
     def close(self) -> None:
         self._executor.shutdown()
         self._thread.join(5)
         self.node.destroy_node()
         self._context.try_shutdown()
 
+    def heartbeats(self, begin: int) -> list[tuple[float, dict]]:
+        """The heartbeats among the plan_infos from index `begin` on, and when they came."""
+        return [(at, info) for at, info in self.infos[begin:] if info["event"] == "heartbeat"]
+
     def heartbeat_gap(self, begin: int) -> float:
-        """Longest time between trajectories from index `begin` on, less the time that a busy machine kept us or the planner waiting
+        """Longest time between heartbeats from plan_info `begin` on, less the time that a busy machine kept us or the planner waiting
         for a processor."""
-        times = [at for at, _ in self.trajectories[begin:]]
+        times = [at for at, _ in self.heartbeats(begin)]
         ticks, waited = np.array(self._ticks).T
         gaps = []
         for before, after in zip(times, times[1:]):
             near = slice(max(np.searchsorted(ticks, before) - 1, 0), np.searchsorted(ticks, after) + 1)
             held_up = max(np.diff(ticks[near]).max(initial=0.0) - _STEP_S, 0.0) + np.ptp(waited[near])
             gaps.append(after - before - held_up)
-        return max(gaps)
+        return max(gaps, default=0.0)
 
     def _step(self) -> None:
         self._ticks.append((time.monotonic(), waiting_s(self.planner_pid) if self.planner_pid else 0.0))
@@ -138,8 +172,13 @@ class Peer:
         if self.odometry:
             self.odometry_out.publish(self.damage(conversions.odometry(now_ns, "odom", "base_link", self._pose, self._speed, 0.0)))
         self._count += 1
-        if self.images and self._count % 2 == 0:
-            self.image_out.publish(CompressedImage(header=conversions.header(now_ns, "front"), format="jpeg", data=self.jpeg))
+        if not self.images or self._count % 2:
+            return
+        for camera, out in self.cameras.items():
+            data = self.picture(camera, self._count // 2)
+            if data is not None:
+                stamp_ns = now_ns + round(self.late_s.get(camera, 0.0) * 1e9)
+                out.publish(CompressedImage(header=conversions.header(stamp_ns, camera), format="jpeg", data=data))
 
     def _on_trajectory(self, message: MultiDOFJointTrajectory) -> None:
         self.trajectories.append((time.monotonic(), message))

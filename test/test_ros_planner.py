@@ -12,7 +12,7 @@ import pytest
 rclpy = pytest.importorskip("rclpy", reason="ROS 2 (rclpy) is not installed")
 
 from lifecycle_msgs.srv import GetState  # noqa: E402
-from ros_peer import JPEG, NODE, Peer, environment, process  # noqa: E402
+from ros_peer import NODE, Peer, environment, process  # noqa: E402
 
 from spanvla_ros.ros import conversions  # noqa: E402
 
@@ -40,8 +40,7 @@ def running(tmp_path_factory):
 @pytest.fixture
 def drive(running):
     """The car with all its sensors in order."""
-    running.images = running.odometry = True
-    running.jpeg, running.damage = JPEG, lambda message: message
+    running.mend()
     running.wait_state("NOMINAL", 60)
     return running
 
@@ -76,7 +75,6 @@ def test_only_the_documented_topics_are_subscribed_to(drive):
 
 
 def test_loss_of_images_holds_brakes_stops_and_recovers(drive):
-    begin = len(drive.trajectories)
     drive.images = False
     seen = [drive.wait_state(state) for state in ("HOLD", "STOPPING", "STOPPED")]
     assert {info["reason"] for info in seen} == {"IMAGE_STALE"}
@@ -86,7 +84,6 @@ def test_loss_of_images_holds_brakes_stops_and_recovers(drive):
     assert not standing.speeds_mps.any() and np.ptp(standing.poses_odom[:, 0]) == 0
     drive.images = True
     drive.wait_state("NOMINAL")
-    assert drive.heartbeat_gap(begin) <= 0.25
 
 
 def test_loss_of_everything_and_return(drive):
@@ -95,37 +92,6 @@ def test_loss_of_everything_and_return(drive):
     assert {info["reason"] for info in seen} <= {"ODOMETRY_STALE", "IMAGE_STALE"}
     drive.images = drive.odometry = True
     drive.wait_state("NOMINAL")
-
-
-def test_truncated_picture_is_named_and_survived(drive):
-    drive.jpeg = JPEG[: len(JPEG) // 2]
-    rejected = drive.wait_info(lambda info: info["event"] == "rejected" and info["reason"] == "IMAGE_INVALID")
-    assert "truncated" in rejected["detail"] and "camera 'front'" in rejected["detail"]
-    drive.wait_info(lambda info: info["event"] == "heartbeat" and info["state"] == "HOLD" and info["reason"] == "IMAGE_INVALID")
-    drive.jpeg = JPEG
-    drive.wait_state("NOMINAL")
-    assert drive.child.poll() is None
-
-
-def spoil(field, value):
-    def damage(message):
-        target = message.pose.pose.position if field == "x" else message.pose.pose.orientation
-        setattr(target, field, value)
-        if field == "w":
-            message.pose.pose.orientation.z = 0.0
-        return message
-
-    return damage
-
-
-@pytest.mark.parametrize(("field", "value", "named"), [("x", float("nan"), "position.x is nan"), ("w", 0.0, "not a unit quaternion")])
-def test_bad_odometry_is_named_and_survived(drive, field, value, named):
-    drive.damage = spoil(field, value)
-    drive.wait(lambda: named in drive.levels["inputs"][1] and drive.levels["inputs"][0] == 2, 10, "diagnostics")
-    drive.wait_info(lambda info: info["state"] != "NOMINAL" and info["reason"] == "ODOMETRY_INVALID")
-    drive.damage = lambda message: message
-    drive.wait_state("NOMINAL")
-    assert drive.child.poll() is None
 
 
 @pytest.mark.parametrize(
@@ -161,10 +127,10 @@ def state_of(domain: int) -> str:
     node = rclpy.create_node("asker", context=context)
     try:
         client = node.create_client(GetState, f"{NODE}/get_state")
-        assert client.wait_for_service(10)
+        assert client.wait_for_service(60)
         future = client.call_async(GetState.Request())
         executor = rclpy.executors.SingleThreadedExecutor(context=context)
-        rclpy.spin_until_future_complete(node, future, executor, timeout_sec=10)
+        rclpy.spin_until_future_complete(node, future, executor, timeout_sec=60)
         return future.result().current_state.label
     finally:
         node.destroy_node()
