@@ -152,3 +152,20 @@ def test_a_picture_that_stays_the_same_while_the_car_moves_is_refused(encoded):
 def test_a_resolution_that_changes_within_the_observation_is_refused():
     code, line = refusal(two_cameras(picture=lambda camera, k: np.full((126 if k < 18 else 252, 224, 3), 99, np.uint8)))
     assert code == "IMAGE_RESIZED" and "changed from (224, 126) to (224, 252) px" in line
+
+
+def test_pictures_go_through_the_lens_once_and_again_through_another_one():
+    buffer, seen = two_cameras(), []
+
+    def mirror(rgb):
+        seen.append(rgb)
+        return rgb[:, ::-1]
+
+    plain = buffer.observe(START + 2 * S).images["front"]
+    buffer.set_lens("front", mirror)
+    for _ in range(2):
+        turned = buffer.observe(START + 2 * S).images
+    np.testing.assert_array_equal(turned["front"][1].rgb, plain[1].rgb[:, ::-1])
+    assert len(seen) == 2  # the two frames of front, each once
+    buffer.set_lens("front", None)
+    np.testing.assert_array_equal(buffer.observe(START + 2 * S).images["front"][1].rgb, plain[1].rgb)

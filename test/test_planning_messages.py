@@ -41,7 +41,9 @@ def test_raw_image_honours_encoding_and_step(encoding):
     if encoding == "mono8":
         rgb[...] = rgb[..., :1]
     alpha = np.zeros((3, 5, 1), np.uint8)
-    pixels = {"rgb8": rgb, "bgr8": rgb[..., ::-1], "bgra8": np.concatenate([rgb[..., ::-1], alpha], 2), "rgba8": np.concatenate([rgb, alpha], 2), "mono8": rgb[..., :1]}[encoding]
+    bgr = rgb[..., ::-1]
+    pixels = {"rgb8": rgb, "bgr8": bgr, "mono8": rgb[..., :1], "rgba8": np.concatenate([rgb, alpha], 2), "bgra8": np.concatenate([bgr, alpha], 2)}
+    pixels = pixels[encoding]
     rows = pixels.reshape(3, -1)
     padded = np.concatenate([rows, np.full((3, 4), 99, np.uint8)], 1)
     message = Box(encoding=encoding, height=3, width=5, step=padded.shape[1], data=padded.tobytes())

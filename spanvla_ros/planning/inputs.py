@@ -62,6 +62,7 @@ class InputBuffer:
     def set_lens(self, camera: str, rectify: Callable[[np.ndarray], np.ndarray] | None) -> None:
         """How the frames of a camera become those of the camera that the model knows (`planning.lens.Lens`); None: they are."""
         with self._lock:
+            self._views[camera] = {}
             if rectify is None:
                 self._lenses.pop(camera, None)
             else:
@@ -72,6 +73,7 @@ class InputBuffer:
         with self._lock:
             self._stamps: dict[str, list[int]] = {c: [] for c in self.spec.cameras}
             self._payloads: dict[str, dict[int, bytes | np.ndarray]] = {c: {} for c in self.spec.cameras}
+            self._views: dict[str, dict[int, np.ndarray]] = {c: {} for c in self.spec.cameras}  # through the lens
             self._odometry: list[tuple[int, np.ndarray]] = []
             # newest frame of a camera: its stamp, what arrived, and the stamp since when the same arrives
             self._newest: dict[str, tuple[int, bytes | np.ndarray, int]] = {}
@@ -86,11 +88,13 @@ class InputBuffer:
             if stamp_ns not in payloads:
                 bisect.insort(stamps, stamp_ns)
             payloads[stamp_ns] = payload
+            self._views[camera].pop(stamp_ns, None)
             before = self._newest.get(camera)
             if before is None or stamp_ns > before[0]:
                 same = self.limits.refuse_frozen and before is not None and alike(payload, before[1])
                 self._newest[camera] = stamp_ns, payload, before[2] if same else stamp_ns
             while stamps and stamps[0] < stamps[-1] - self._keep_ns:
+                self._views[camera].pop(stamps[0], None)
                 del payloads[stamps.pop(0)]
 
     def add_odometry(self, stamp_ns: int, pose_odom: np.ndarray, speed_mps: float, yaw_rate_rps: float) -> None:
@@ -177,7 +181,9 @@ class InputBuffer:
                     f"camera '{camera}' has no frame within {self.limits.frame_tolerance_s:g} s of {wanted_ns} ns, "
                     f"the nearest is {distance_s:+.3f} s away",
                 )
-            payload, lens = self._payloads[camera][stamp], self._lenses.get(camera)
+            payload, lens, view = self._payloads[camera][stamp], self._lenses.get(camera), self._views[camera].get(stamp)
+        if view is not None:
+            return Image(stamp_ns=stamp, rgb=view), -distance_s
         if isinstance(payload, bytes):
             begun = time.monotonic()
             payload = decode_jpeg(payload, f"camera '{camera}' at {stamp} ns", self.spec.image_size)
@@ -185,7 +191,12 @@ class InputBuffer:
             with self._lock:
                 if stamp in self._payloads[camera]:
                     self._payloads[camera][stamp] = payload
-        return Image(stamp_ns=stamp, rgb=payload if lens is None else lens(payload)), -distance_s
+        if lens is not None:
+            payload = lens(payload)
+            with self._lock:
+                if stamp in self._payloads[camera] and self._lenses.get(camera) is lens:
+                    self._views[camera][stamp] = payload
+        return Image(stamp_ns=stamp, rgb=payload), -distance_s
 
     def motion(self, t0_ns: int) -> tuple[EgoHistory, np.ndarray]:
         """Ego history up to `t0_ns` and the pose (3,) of base_link then; NotReady as `observe`."""
@@ -197,7 +208,8 @@ class InputBuffer:
         if entries[-1][0] < t0_ns:
             raise NotReady("ODOMETRY_BEHIND", f"the newest odometry is {(t0_ns - entries[-1][0]) / NS_PER_S:.3f} s older than the image")
         if entries[0][0] > grid[0]:
-            raise NotReady("HISTORY_SHORT", f"odometry reaches back {(t0_ns - entries[0][0]) / NS_PER_S:.2f} s, the model needs {-self.spec.history_offsets_s[0]:g} s")
+            reach_s, needed_s = (t0_ns - entries[0][0]) / NS_PER_S, -self.spec.history_offsets_s[0]
+            raise NotReady("HISTORY_SHORT", f"odometry reaches back {reach_s:.2f} s, the model needs {needed_s:g} s")
         stamps = np.array([s for s, _ in entries], np.int64)
         for stamp in grid:
             after = int(np.searchsorted(stamps, stamp))

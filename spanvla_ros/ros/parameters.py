@@ -125,7 +125,7 @@ PLANNER = (
     Parameter(
         name="rectify",
         default=True,
-        text="turn pictures into those of the trained lens where camera_info (and /tf) differ and the camera sees all of that; not with rig_check off",
+        text="turn pictures into those of the trained lens where camera_info or /tf differ and all of it is seen; not with rig_check off",
     ),
     Parameter(
         name="max_skew_s",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -124,7 +123,10 @@ class Report:
         if output.state is not self._state:
             self._state = output.state
             line = f"{output.state.value}: {output.reason.value}{f': {fault.detail}' if fault is not None else ''}"
-            self._node.get_logger().info(line) if output.state is State.NOMINAL else self._node.get_logger().warning(line)
+            if output.state is State.NOMINAL:
+                self._node.get_logger().info(line)
+            else:
+                self._node.get_logger().warning(line)
         counts = {"plans": self.plans, "rejections": self.rejections, "deadline_misses": misses}
         counts |= {"detail": self.detail, "plan_id": self._plan.get("plan_id", "")}
         text = output.state.value if output.reason is Reason.OK else f"{output.state.value}: {output.reason.value}"
