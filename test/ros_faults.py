@@ -28,6 +28,7 @@ class Faults:
     def __init__(self, peer: Peer, file: Path):
         self.peer, self._file = peer, file
         self.gaps_s: dict[str, float] = {}
+        self.raw_gaps_s: dict[str, float] = {}  # with what a busy machine adds
 
     def backend(self, **fault: Any) -> None:
         """What the fake backend does from its next plan on: `ros_fake_planner`."""
@@ -82,6 +83,7 @@ class Faults:
         for _, message in self.peer.trajectories[plans:]:
             assert not violations(conversions.from_trajectory(message), Limits()), name
         self.gaps_s[name] = self.peer.heartbeat_gap(infos)
+        self.raw_gaps_s[name] = max((gap for gap, _ in self.peer.heartbeat_gaps(infos)), default=0.0)
 
     def states(self, begin: int) -> list[tuple[str, str]]:
         """(state, reason) of the heartbeats from plan_info `begin` on, each run of them once."""

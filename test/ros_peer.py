@@ -150,14 +150,17 @@ class Peer:
     def heartbeat_gap(self, begin: int) -> float:
         """Longest time between heartbeats from plan_info `begin` on, less the time that a busy machine kept us or the planner waiting
         for a processor."""
+        return max((gap - held_up for gap, held_up in self.heartbeat_gaps(begin)), default=0.0)
+
+    def heartbeat_gaps(self, begin: int) -> list[tuple[float, float]]:
+        """Times between heartbeats from plan_info `begin` on, each with how long a busy machine kept us or the planner waiting in it."""
         times = [at for at, _ in self.heartbeats(begin)]
         ticks, waited = np.array(self._ticks).T
         gaps = []
         for before, after in zip(times, times[1:]):
             near = slice(max(np.searchsorted(ticks, before) - 1, 0), np.searchsorted(ticks, after) + 1)
-            held_up = max(np.diff(ticks[near]).max(initial=0.0) - _STEP_S, 0.0) + np.ptp(waited[near])
-            gaps.append(after - before - held_up)
-        return max(gaps, default=0.0)
+            gaps.append((after - before, max(np.diff(ticks[near]).max(initial=0.0) - _STEP_S, 0.0) + np.ptp(waited[near])))
+        return gaps
 
     def _step(self) -> None:
         self._ticks.append((time.monotonic(), waiting_s(self.planner_pid) if self.planner_pid else 0.0))

@@ -235,7 +235,7 @@ def test_a_plan_beyond_the_limits_and_what_may_change_live(faults):
         assert faults.set("limits.speed_mps", 40.0) == ""
         assert "limits.speed_mps out of range Min: 0.1, Max: 100.0, value: -1.0" in faults.set("limits.speed_mps", -1.0)  # rclpy's words
         refused = faults.set("engine_dir", "/elsewhere")
-        assert "engine_dir takes effect at configure: deactivate and clean up first; now can change max_skew_s" in refused
+        assert "engine_dir takes effect at configure: deactivate and clean up first; now can change plan_early" in refused
 
 
 def test_the_text_says_stop_and_the_plan_drives_on(faults):
@@ -296,7 +296,8 @@ def test_reset_when_asked(faults):
 @pytest.mark.slow
 def test_no_heartbeat_was_late(faults):
     """Measures time, so not in CI: the longest gap of every fault above, less what the machine kept the processes waiting."""
-    print({name: round(gap, 3) for name, gap in faults.gaps_s.items()})
+    for name, gap in faults.raw_gaps_s.items():
+        print(f"{name}: {gap:.3f} s, {max(faults.gaps_s[name], 0):.3f} s of it the planner's own")
     assert len(faults.gaps_s) >= 18 and max(faults.gaps_s.values()) <= GAP_S, faults.gaps_s
 
 

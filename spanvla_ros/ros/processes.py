@@ -84,8 +84,8 @@ def start(name: str, module: Sequence[str], parameters: Mapping[str, str], remap
 def start_planner(env: Mapping[str, str], logs: Path, *, engine: Path | None = None, baseline: str = "", lockstep: bool = True) -> Node:
     """The planner node on the topics of the simulator, in lock-step with it or not: an engine, or a baseline of `ros.baseline`."""
     parameters = {"lockstep": str(lockstep).lower(), "use_sim_time": "true", "engine_dir": f"'{engine.resolve() if engine else baseline}'"}
-    # what is shown on purpose is for the model to answer, as in one process
-    parameters |= {"refuse_black": "false", "refuse_frozen": "false"}
+    if lockstep:  # what is shown on purpose is for the model to answer, as in one process
+        parameters |= {"refuse_black": "false", "refuse_frozen": "false"}
     module = ("spanvla_ros.ros.baseline", baseline) if baseline else ("spanvla_ros.ros.main", "planner")
     remaps = {f"{PLANNER}/input/{name}": topic for name, topic in WIRING.items()}
     return start("planner", module, parameters, remaps, env, logs / "planner.log")
