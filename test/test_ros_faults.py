@@ -234,6 +234,7 @@ def test_a_plan_beyond_the_limits_and_what_may_change_live(faults):
         assert "is over the limit of 0.5 m/s" in info["detail"]
         assert faults.set("limits.speed_mps", 40.0) == ""
         assert "limits.speed_mps out of range Min: 0.1, Max: 100.0, value: -1.0" in faults.set("limits.speed_mps", -1.0)  # rclpy's words
+        assert "was not made for old pictures; set it to 0" in faults.set("replan_s", 0.1)
         refused = faults.set("engine_dir", "/elsewhere")
         assert "engine_dir takes effect at configure: deactivate and clean up first; now can change plan_early" in refused
 

@@ -41,9 +41,7 @@ class Session:
         self._anchor = values["anchor_camera"] or spec.cameras[0]
         if self._anchor not in spec.cameras:
             raise ConfigError(f"parameter anchor_camera is {self._anchor!r}, the model has {', '.join(spec.cameras)}")
-        if values["replan_s"] and not spec.kv_age:
-            cure = "set it to 0, or train the expert with bridge.kv_age=true"
-            raise ConfigError(f"parameter replan_s is {values['replan_s']:g}, but the model {spec.name} was not made for old pictures; {cure}")
+        self._check_rate(values)
         self._lock = threading.RLock()
         self._thread: PlanningThread | None = None
         self._limits = parameters.limits(supervisor.Limits, values)
@@ -75,6 +73,11 @@ class Session:
             for kind, name, callback, profile in wanted
         ]
 
+    def _check_rate(self, values: Mapping[str, Any]) -> None:
+        if values["replan_s"] and not self._spec.kv_age:
+            cure = "set it to 0, or train the expert with bridge.kv_age=true"
+            raise ConfigError(f"parameter replan_s is {values['replan_s']:g}, but the model {self._spec.name} was not made for old pictures; {cure}")
+
     @property
     def _deadline_s(self) -> float | None:
         return None if self._values["lockstep"] else self._limits.deadline_s
@@ -95,6 +98,7 @@ class Session:
         """Take over the parameters that may change while the node runs (`parameters.Parameter.live`). ConfigError where one is wrong."""
         limits, valid = parameters.limits(supervisor.Limits, values), parameters.limits(validity.Limits, values, "limits.")
         inputs = parameters.limits(InputLimits, values)
+        self._check_rate(values)
         with self._lock:
             self._values, self._limits, self._valid = values, limits, valid
             self._supervisor.limits, self._supervisor.valid, self.report.limits = limits, valid, limits
