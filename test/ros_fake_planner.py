@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-
 from helpers import demo_spec
 
 from spanvla_ros.planning import tokenizer as tokens
@@ -21,7 +20,6 @@ from spanvla_ros.planning.planner import Planner
 from spanvla_ros.planning.prompt import FAST_TEXT, answer
 from spanvla_ros.ros.main import spin
 from spanvla_ros.ros.planner_node import PlannerNode
-
 
 FAULT = Path(os.environ.get("SPANVLA_TEST_FAULT", os.devnull))
 SPEED_MPS = 2.0

@@ -212,3 +212,22 @@ def test_the_expert_does_what_it_says():
             simulation.close()
     # one false alarm in a hundred plans is what the rule costs
     assert verdicts.count(Verdict.CONTRADICTS) <= 1 and verdicts.count(Verdict.AGREES) > len(verdicts) / 4
+
+
+@pytest.mark.parametrize(
+    ("text", "made", "line"),
+    [
+        ("Red light, stop at the line.", plan(), "the text says stop, the plan drives on at 8.0 m/s"),
+        ("Red light in 90 m, slow down and stop.", plan(), ""),  # there is room to stop later
+        ("Red light, stop at the line.", STOPS, ""),
+        ("Red light, stop at the line.", ACCELERATES, "the text says stop, the plan does accelerate"),
+        ("The bus in front still stands, keep waiting.", STANDS, ""),
+        (FAST_TEXT, plan(), ""),
+        ("", ACCELERATES, ""),
+    ],
+)
+def test_an_alarm_says_where_text_and_plan_can_not_both_be_right(text, made, line):
+    waypoints, interval_s, speed = made
+    moving = dict(waypoints_base=waypoints, waypoint_interval_s=interval_s, pose_odom=np.zeros(3), speed_mps=speed)
+    found = Plan(t0_ns=1, reasoning=text, tokens=1, seed=1, engine_hash="", **moving)
+    assert consistency.alarm(found).startswith(line) and bool(consistency.alarm(found)) == bool(line)
