@@ -62,6 +62,8 @@ def test_comparison(tmp_path, capsys):
         (["--planner", "spanvla", "--render", "none"], "needs pictures"),
         (["--planner", "spanvla", "--suite", "lane", "--render", "gl", "--engine", "/nowhere"], "/nowhere"),
         (["--planner", "expert", "--engine", "/nowhere"], "--engine is for --planner spanvla"),
+        (["--planner", "expert", "--max-reasoning-tokens", "3"], "--max-reasoning-tokens is for --planner spanvla"),
+        (["--planner", "spanvla", "--suite", "lane", "--render", "gl", "--max-reasoning-tokens", "999"], "max_reasoning_tokens is 999"),
         (["--planner", "ego_mlp", "--ros", "--workers", "2"], "--ros and --carla drive one episode after the other"),
     ],
 )

@@ -9,7 +9,8 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--black", action="store_true", help="the camera pictures are black")
     parser.add_argument("--engine", type=Path, metavar="DIR", help="engine folder of --planner spanvla (default: the demo engine)")
+    parser.add_argument(
+        "--max-reasoning-tokens", type=int, metavar="N", help="of --planner spanvla, as the node's parameter; 0: without a word (default: room)"
+    )
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that drive at the same time (default: %(default)s)")
     parser.add_argument(
         "--latency",
@@ -109,8 +113,11 @@ def _check(args: argparse.Namespace) -> list[Scenario]:
     families = building.parse_families(args.suite)
     if args.workers < 1:
         raise ConfigError(f"--workers is {args.workers}, it must be 1 or more")
-    if args.engine and args.planner != "spanvla":
-        raise ConfigError(f"--engine is for --planner spanvla, not for {args.planner}")
+    for name in ("engine", "max_reasoning_tokens"):
+        if getattr(args, name) is not None and args.planner != "spanvla":
+            raise ConfigError(f"--{name.replace('_', '-')} is for --planner spanvla, not for {args.planner}")
+    if args.ros and args.max_reasoning_tokens is not None:
+        raise ConfigError("--max-reasoning-tokens can't be combined with --ros: it is a parameter of the node")
     args.render = args.render or ("gl" if args.planner == "spanvla" else "none")
     if args.planner == "spanvla" and args.render == "none" and not args.black:
         raise ConfigError("--planner spanvla needs pictures, --render none makes none; use --black for black pictures")
@@ -150,7 +157,7 @@ def _drives(args: argparse.Namespace, scenarios: list[Scenario]) -> Iterator[tup
     elif args.workers > 1:
         yield from _parallel(args, scenarios)
     else:
-        worker = _Worker(args.planner, args.engine, args.render == "gl", args.black, args.latency, args.rate, args.carla)
+        worker = _Worker(_maker(args), args.render == "gl", args.black, args.latency, args.rate, args.carla)
         try:
             yield from map(worker.drive, scenarios)
         finally:
@@ -161,13 +168,13 @@ class _Worker:
     """Drives one scenario after the other: the traffic simulation allows one world per process."""
 
     def __init__(
-        self, planner: str, engine: Path | None, render: bool, black: bool, latency: Latency | None, rate: Rate, carla: str | None = None
+        self, make: Callable[[], DrivingPlanner], render: bool, black: bool, latency: Latency | None, rate: Rate, carla: str | None = None
     ):
         if carla:
             from spanvla_ros.sim.carla.source import connect
 
             self._server = connect(carla)
-        self.planner, self._render, self._black, self._carla = make_planner(planner, engine), render, black, carla
+        self.planner, self._render, self._black, self._carla = make(), render, black, carla
         self._latency, self._rate = latency, rate
 
     def drive(self, scenario: Scenario) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -207,8 +214,9 @@ def _parallel(args: argparse.Namespace, scenarios: list[Scenario]) -> Iterator[t
 
     # libraries that start as many threads as there are cores would fight over them
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    make_planner(args.planner, args.engine).close()  # a broken engine is one clear line, not a pool of dead processes
-    setting = (args.planner, args.engine, args.render == "gl", args.black, args.latency, args.rate)
+    make = _maker(args)
+    make().close()  # a broken engine is one clear line, not a pool of dead processes
+    setting = (make, args.render == "gl", args.black, args.latency, args.rate)
     pool = ProcessPoolExecutor(args.workers, multiprocessing.get_context("spawn"), _begin, setting)
     try:
         yield from pool.map(_drive, [s.family for s in scenarios], [s.seed for s in scenarios])
@@ -222,7 +230,7 @@ def _over_ros(args: argparse.Namespace, scenarios: list[Scenario]) -> Iterator[t
     """Simulator node and planner node, each in a process of its own; what the simulator node wrote is read from its folder."""
     from spanvla_ros.ros import processes
 
-    make_planner(args.planner, args.engine).close()  # a broken engine is one clear line, not the log of a node
+    _maker(args)().close()  # a broken engine is one clear line, not the log of a node
     with tempfile.TemporaryDirectory(prefix="spanvla-") as scratch:
         folder = Path(scratch) / "out"
         logs = args.out / "log" if args.out else Path(scratch)
@@ -241,15 +249,19 @@ def _over_ros(args: argparse.Namespace, scenarios: list[Scenario]) -> Iterator[t
             raise WorkerFailed(f"the simulator node drove {count} of {len(scenarios)} episodes; see {logs / 'simulator.log'}")
 
 
-def make_planner(name: str, engine: Path | None) -> DrivingPlanner:
-    """The planner of that name in this process."""
+def _maker(args: argparse.Namespace) -> Callable[[], DrivingPlanner]:
+    """Makes the planner that was asked for, in whatever process."""
+    return partial(_make_planner, args.planner, args.engine, args.max_reasoning_tokens)
+
+
+def _make_planner(name: str, engine: Path | None, max_reasoning_tokens: int | None) -> DrivingPlanner:
     from spanvla_ros.sim.planners import SIMPLE_PLANNERS, EnginePlanner
 
     if name in SIMPLE_PLANNERS:
         return SIMPLE_PLANNERS[name]()
     from spanvla_ros.engine.load import load_planner
 
-    return EnginePlanner(load_planner(engine or share(DEMO_ENGINE)))
+    return EnginePlanner(load_planner(engine or share(DEMO_ENGINE), max_reasoning_tokens=max_reasoning_tokens))
 
 
 def summarize(args: argparse.Namespace, episodes: list[dict[str, Any]], times_ms: list[float], wall_s: float) -> dict[str, Any]:
