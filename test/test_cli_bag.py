@@ -9,10 +9,10 @@ from helpers import demo_spec
 from rosbags.rosbag2 import StoragePlugin
 
 from spanvla_ros import geometry
-from spanvla_ros.cli import bag as command
 from spanvla_ros.cli.main import main
 from spanvla_ros.contracts import Plan
 from spanvla_ros.data.bag import Bag
+from spanvla_ros.data.film import calibration
 from spanvla_ros.engine import load
 
 
@@ -124,7 +124,8 @@ def test_raw_images_feed_the_same_way(tmp_path, planner):
     ]
     path = bags.write(tmp_path / "bag", messages)
     assert call(path, tmp_path / "out", camera="front=/raw") == 0
-    np.testing.assert_array_equal(planner.observations[0].images["front"][0].rgb, rgb)
+    # the first observation is that of the warm-up
+    np.testing.assert_array_equal(planner.observations[1].images["front"][0].rgb, rgb)
 
 
 @pytest.mark.parametrize(
@@ -174,8 +175,8 @@ def test_calibration_comes_from_the_bag(tmp_path):
     messages = [("/tf_static", START_NS, tf), ("/cam/front/camera_info", START_NS, bags.camera_info(START_NS, focal=400.0)), *bags.drive(0.2)]
     path = bags.write(tmp_path / "bag", messages)
     with Bag(path) as bag:
-        camera = command.calibration(bag, IMAGE, (252, 448), "front_optical")
-        smaller = command.calibration(bag, IMAGE, (126, 224), "front_optical")
+        camera = calibration(bag, IMAGE, (252, 448), "front_optical")
+        smaller = calibration(bag, IMAGE, (126, 224), "front_optical")
     assert camera.matrix[0, 0] == 400
     # the mount is turned by 90 degrees: its x axis points to the left of the car
     np.testing.assert_allclose(camera.base_from_optical[:3, 3], [1.0, 0.5, 1.5], atol=1e-9)
@@ -186,6 +187,6 @@ def test_calibration_comes_from_the_bag(tmp_path):
 
 def test_without_calibration_the_demo_rig_is_assumed(tmp_path):
     with Bag(bags.write(tmp_path / "bag", bags.drive(0.2))) as bag:
-        camera = command.calibration(bag, IMAGE, (252, 448), "front_optical")
+        camera = calibration(bag, IMAGE, (252, 448), "front_optical")
     assert camera.matrix[0, 0] == pytest.approx(319.9, abs=0.1)
     np.testing.assert_allclose(camera.base_from_optical[:3, 3], [1.5, 0, 1.55])

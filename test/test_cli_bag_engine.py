@@ -31,9 +31,13 @@ def test_recorded_cuts_are_made_again(tmp_path, path, tiny_engine):
     """What the planner told in the car, cuts and budget, decides the length of every text; other plans stay as they are."""
     assert call(path, tiny_engine, tmp_path / "free") == 0
     free = [json.loads(line) for line in (tmp_path / "free/plans.jsonl").read_text().splitlines()]
-    infos = [{"event": "heartbeat", "plan_id": None}]
+    nominal = {"state": "NOMINAL", "reason": "OK"}
+    infos = [{"event": "heartbeat", "state": "WAITING", "reason": "HISTORY_SHORT"}]
     for line, (budget, cut) in zip(free, ((12, 0), (12, 2), (5, None))):
-        infos.append({"event": "plan", "t0_ns": line["t0_ns"], "budget_tokens": budget, "cut_tokens": cut})
+        took = {"timings_ms": {"total": 600.0 if cut else 90.0}, "anchor_ns": line["t0_ns"]}
+        infos += [{"event": "plan", "t0_ns": line["t0_ns"], "budget_tokens": budget, "cut_tokens": cut, **took, **nominal}]
+        infos += [{"event": "heartbeat", **nominal}]
+    infos += [{"event": "heartbeat", "state": "HOLD", "reason": "IMAGE_STALE"}]
     said = [("/info", bags.START_NS + k, bags.T["std_msgs/msg/String"](data=json.dumps(info))) for k, info in enumerate(infos)]
     recorded = bags.write(tmp_path / "recorded", sorted([*bags.drive(2.0), *said], key=lambda entry: entry[1]))
     arguments = ["--camera", f"front={bags.IMAGE}", "--odometry", bags.ODOMETRY, "--engine", str(tiny_engine), "--plan-info", "/info"]
@@ -41,6 +45,10 @@ def test_recorded_cuts_are_made_again(tmp_path, path, tiny_engine):
     again = [json.loads(line) for line in (tmp_path / "again/plans.jsonl").read_text().splitlines()]
     assert [line["tokens"] for line in again[:3]] == [0, 2, min(5, free[2]["tokens"])]
     assert again[0]["waypoints_base"] != free[0]["waypoints_base"]
+    # what the car told is what is judged: one plan of three took longer than the deadline
+    summary = json.loads((tmp_path / "again/summary.json").read_text())
+    assert summary["states"]["source"] == "recorded" and summary["states"]["share"] == {"NOMINAL": 0.75, "HOLD": 0.25}
+    assert summary["figures"]["deadline_miss_share"] == pytest.approx(1 / 3)
     assert [line["waypoints_base"] for line in again[3:]] == [line["waypoints_base"] for line in free[3:]]
 
 

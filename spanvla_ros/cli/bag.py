@@ -1,101 +1,118 @@
-"""Plan over a recorded ROS 2 bag: plans, overlay video, errors against the recorded drive."""
+"""Plan over a recorded ROS 2 bag and judge the plans: errors, comfort, limits, states, latency; pass or fail; or compare two such results."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import logging
-import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
-import numpy as np
-
-from spanvla_ros.contracts import Command, InputError, Observation, Plan
+from spanvla_ros.cli import _bag_plans
+from spanvla_ros.contracts import NS_PER_S, Command, ConfigError, InputError, Plan
 from spanvla_ros.share import DEMO_ENGINE, share
 
 if TYPE_CHECKING:
+    from spanvla_ros.cli._bag_plans import Planned
     from spanvla_ros.data.bag import Bag
-    from spanvla_ros.evaluation.overlay import Camera
+    from spanvla_ros.evaluation.gate import Check, Gate
+    from spanvla_ros.evaluation.supervision import Supervision
 
-EXAMPLE = """example:
+EXAMPLE = """examples:
   spanvla bag drive/ --camera front=/sensing/camera/front/image/compressed --odometry /localization/odometry --out out
-  spanvla bag drive/ ... --plan-info /spanvla_planner/output/plan_info --out again
+  spanvla bag drive/ --topics config/topics/drive.yaml --gate config/gates/default.yaml --out out   # exit code 1 where a limit is broken
+  spanvla bag drive/ ... --plan-info /spanvla_planner/output/plan_info --out again                  # cuts, states and deadlines of the car
+  spanvla bag drive/ ... --play --out played                                                       # by a running planner node, over ROS 2
+  spanvla bag --compare out other
 
-OUT/summary.json  plans, average displacement error beside constant velocity, latency, what was skipped and why
+OUT/report.html   one file: verdict, figures, timeline, moments worth a look
+OUT/summary.json  the figures, the verdict on every limit, a row per plan
 OUT/plans.jsonl   one line per plan: raw waypoints in base_link at t0, reasoning, stamps
 OUT/overlay.mp4   plan (blue) and recorded drive (orange) in the picture; OUT/strip.png shows six moments of it
 """
-STRIP_PICTURES = 6
-PICTURE_WIDTH_PX = 960
+PLANS = "plans.jsonl"
+# pieces of the drive (of 2 s) below which no verdict is drawn from a comparison
+FEWEST_PIECES = 5
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    parser = subparsers.add_parser(
-        "bag", help=__doc__, description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("bag", type=Path, help="bag folder, .mcap or .db3")
+    parser = subparsers.add_parser("bag", help=__doc__, description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bag", type=Path, nargs="?", help="bag folder, .mcap or .db3")
     parser.add_argument("--camera", action="append", default=[], metavar="NAME=TOPIC", help="topic of a camera of the model; once per camera")
-    parser.add_argument("--odometry", required=True, metavar="TOPIC", help="nav_msgs/Odometry: odom or map -> base_link")
+    parser.add_argument("--odometry", metavar="TOPIC", help="nav_msgs/Odometry: odom or map -> base_link")
     parser.add_argument(
-        "--command", dest="instruction", default=Command.UNKNOWN.value, choices=[c.value for c in Command], help="route instruction for the whole bag"
+        "--topics", type=Path, metavar="FILE", help="cameras, odometry, command, and who drives, as in config/topics/drive.yaml; instead of the two above"
     )
-    parser.add_argument("--engine", type=Path, help="engine folder (default: the demo engine)")
     parser.add_argument(
-        "--plan-info", metavar="TOPIC", help="recorded plan_info of the planner: repeat its budgets, and the cuts that its deadline made"
+        "--command",
+        dest="instruction",
+        choices=[c.value for c in Command],
+        help="route instruction for the whole bag (default: the command topic of --topics, else unknown)",
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--engine", type=Path, metavar="DIR", help="engine folder (default: the demo engine)")
+    parser.add_argument(
+        "--plan-info",
+        metavar="TOPIC",
+        help="recorded plan_info of the planner: repeat its budgets, and the cuts that its deadline made; judge its states and deadlines",
+    )
+    parser.add_argument("--play", action="store_true", help="play the bag, image by image, to a running planner node (lockstep, use_sim_time) instead")
+    parser.add_argument("--rate", type=float, default=0.0, help="with --play: at most so many times as fast as recorded; 0 = as fast as the planner")
+    parser.add_argument("--gate", type=Path, metavar="FILE", help="limits as in config/gates/default.yaml; exit code 1 where one is broken")
+    parser.add_argument("--out", type=Path, help="folder for the results")
+    parser.add_argument("--compare", nargs=2, type=Path, metavar=("OUT1", "OUT2"), help="plan nothing, compare two results of one bag")
 
 
 def run(args: argparse.Namespace) -> int:
-    from spanvla_ros.data.bag import Bag
-    from spanvla_ros.data.replay import Replay
-    from spanvla_ros.engine.load import load_planner
-    from spanvla_ros.evaluation.openloop import ade, percentiles
-
+    """Plan, judge, write; or compare."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    cameras = camera_topics(args.camera)
+    if args.compare:
+        from spanvla_ros.evaluation import comparison as comparing
+
+        found = comparing.compare(*(comparing.read(folder) for folder in args.compare))
+        print("\n".join(comparison(found, *map(str, args.compare))))
+        return 0
+    _check(args)
+    from spanvla_ros.data.bag import Bag
+    from spanvla_ros.data.replay import recorded_infos
+    from spanvla_ros.evaluation import gate as gates
+
+    gate = gates.load(args.gate) if args.gate else gates.Gate()
     with Bag(args.bag) as bag:
-        budgets = recorded_budgets(bag, args.plan_info) if args.plan_info else {}
-        planner = load_planner(args.engine or share(DEMO_ENGINE))
-        try:
-            replay = Replay(bag, planner.spec, cameras, args.odometry, Command(args.instruction))
-            args.out.mkdir(parents=True, exist_ok=True)
-            plans, began = [], time.monotonic()
-            with open(args.out / "plans.jsonl", "w", encoding="utf-8") as file:
-                for observation in replay.observations():
-                    try:
-                        plan = planner.plan(observation, max_tokens=budgets.get(observation.t0_ns))
-                    except InputError as error:
-                        replay.skip("PLAN_INVALID", error)
-                        continue
-                    plans.append(plan)
-                    file.write(json.dumps(record(observation, plan)) + "\n")
-                    if len(plans) % 50 == 0:
-                        print(f"{len(plans)} plans, {len(plans) / (time.monotonic() - began):.1f} per second", file=sys.stderr)
-        finally:
-            planner.close()
-        if not plans:
-            raise InputError(f"bag {args.bag} allows no plan; skipped: {dict(replay.skipped)}; the last reason: {replay.reason}")
-        stamps, poses = replay.track()
-        pictures = draw(bag, cameras[planner.spec.cameras[0]], plans, stamps, poses, args.out)
-    summary = {
-        "bag": str(args.bag),
-        "images": replay.images,
-        "plans": len(plans),
-        "plans_with_reasoning": sum(bool(plan.reasoning) for plan in plans),
-        "skipped": dict(sorted(replay.skipped.items())),
-        "ade_m": ade(plans, stamps, poses),
-        "plan_latency_ms": percentiles([plan.timings_ms["total"] for plan in plans]),
-        "engine_hash": planner.engine_hash,
-        "pictures": pictures,
-    }
-    (args.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        topics = _bag_plans.drive_topics(bag, args.topics, camera_topics(args.camera), args.odometry)
+        told, budgets = recorded_infos(bag, args.plan_info, topics.odometry) if args.plan_info else ([], {})
+        args.out.mkdir(parents=True, exist_ok=True)
+        with open(args.out / PLANS, "w", encoding="utf-8") as file:
+
+            def write(plan: Plan, inputs: Mapping[str, Any]) -> None:
+                file.write(json.dumps({"t0_ns": plan.t0_ns, **inputs, **record(plan)}) + "\n")
+
+            if args.play:
+                planned = _bag_plans.by_node(bag, topics, args.rate, write)
+            else:
+                engine = args.engine or share(DEMO_ENGINE)
+                command = Command(args.instruction) if args.instruction else None
+                planned = _bag_plans.by_engine(bag, topics, engine, command, budgets, write)
+        if not planned.plans:
+            track = planned.track
+            raise InputError(f"bag {args.bag} allows no plan; skipped: {dict(track.skipped)}; the last reason: {track.reason}")
+        summary = judge(args, bag, planned, told, gate)
     print(overview(summary, args.out))
-    return 0
+    return 1 if summary["gate"] and not summary["gate"]["passed"] else 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """All that can be wrong with the options, before anything is read."""
+    if args.bag is None or args.out is None:
+        raise ConfigError("give a bag and --out, or --compare with two results")
+    if args.play:
+        for name, value in (("--engine", args.engine), ("--plan-info", args.plan_info), ("--command", args.instruction)):
+            if value:
+                raise ConfigError(f"{name} is for an engine in this process, with --play the planner node has its own")
+    if args.rate and not args.play:
+        raise ConfigError("--rate is for --play")
+    if not 0 <= args.rate <= 1000:
+        raise ConfigError(f"--rate is {args.rate:g}, it must be between 0 and 1000")
 
 
 def camera_topics(pairs: Sequence[str]) -> dict[str, str]:
@@ -109,22 +126,9 @@ def camera_topics(pairs: Sequence[str]) -> dict[str, str]:
     return topics
 
 
-def recorded_budgets(bag: Bag, topic: str) -> dict[int, int]:
-    """t0 in ns -> most tokens of the text, of every plan that a plan_info topic tells of."""
-    from spanvla_ros.planning import messages
-
-    bag.require(topic, ("std_msgs/msg/String",), "plan_info")
-    return dict(found for _, message in bag.messages([topic]) if (found := messages.recorded_budget(message)))
-
-
-def record(observation: Observation, plan: Plan) -> dict[str, Any]:
-    """One line of plans.jsonl. Floats keep every digit: equal lines are equal plans."""
+def record(plan: Plan) -> dict[str, Any]:
+    """What plans.jsonl says about a plan. Floats keep every digit: equal lines are equal plans."""
     return {
-        "t0_ns": plan.t0_ns,
-        "image_stamps_ns": {camera: [image.stamp_ns for image in images] for camera, images in observation.images.items()},
-        "image_ages_s": {camera: list(ages) for camera, ages in observation.image_ages_s.items()},
-        "skew_s": observation.skew_s,
-        "command": observation.command.value,
         "pose_odom": plan.pose_odom.tolist(),
         "speed_mps": plan.speed_mps,
         "waypoint_interval_s": plan.waypoint_interval_s,
@@ -139,8 +143,79 @@ def record(observation: Observation, plan: Plan) -> dict[str, Any]:
     }
 
 
-def overview(summary: dict[str, Any], out: Path) -> str:
+def judge(args: argparse.Namespace, bag: Bag, planned: Planned, told: Sequence[tuple[int, Mapping[str, Any]]], gate: Gate) -> dict[str, Any]:
+    """Figures, verdicts, pictures and report; returns the summary."""
+    from spanvla_ros.data import film
+    from spanvla_ros.evaluation import bag_page, judgement, openloop, results, supervision, timeline
+
+    plans, track = planned.plans, planned.track
+    stamps, poses = track.poses()
+    pairs = zip(plans, [None, *plans])
+    rows = [judgement.judge(plan, openloop.recorded_future(plan, stamps, poses), gate.validity, before) for plan, before in pairs]
+    watched = supervise(planned, rows, told, gate)
+    figures = judgement.figures(rows, track.skipped, watched)
+    checks = gate.check(figures)
+    errors = {kind: openloop.means([row[kind] for row in rows]) for kind in ("ade_m", "fde_m")}
+    horizon = max((h for h, entry in errors["ade_m"].items() if entry and float(h) <= 3), default="1")
+    engagement = track.engagement
+    looks = bag_page.moments(rows, engagement, horizon)
+    names, stills = film.write(bag, planned.topics, plans, stamps, poses, args.out, tuple(looks))
+    summary = {
+        "bag": str(args.bag),
+        "planner": planned.planner,
+        "engine_hash": plans[0].engine_hash,
+        "cameras": list(planned.topics.cameras),
+        "start_ns": int(stamps[0]),
+        "duration_s": float(stamps[-1] - stamps[0]) / NS_PER_S,
+        "images": len(track.images[next(iter(planned.topics.cameras))]),
+        "plans": len(plans),
+        "plans_with_reasoning": sum(bool(plan.reasoning) for plan in plans),
+        "skipped": dict(sorted(track.skipped.items())),
+        "figures": figures,
+        "horizon": horizon,
+        "gate": verdict(args.gate, checks),
+        **errors,
+        "plan_latency_ms": openloop.percentiles([row["latency_ms"] for row in rows if row["latency_ms"] is not None]),
+        "states": {"source": watched.source, "share": watched.shares(), "deadline_misses": watched.deadline_misses, "changes": watched.changes()},
+        "takeovers": len(timeline.takeovers(engagement)) if engagement else None,
+        "pictures": names,
+        "rows": rows,
+    }
+    speeds = [sample.speed_mps for sample in track.odometry]
+    drawing = timeline.draw(rows, watched.changes(), engagement, track.refused, (stamps, speeds), gate.supervisor.deadline_s, horizon)
+    results.write(args.out / results.SUMMARY, (json.dumps(summary, indent=1) + "\n").encode())
+    results.write(args.out / results.REPORT, bag_page.page(summary, drawing, looks, stills).encode())
+    return summary
+
+
+def supervise(planned: Planned, rows: Sequence[Mapping[str, Any]], told: Sequence[tuple[int, Mapping[str, Any]]], gate: Gate) -> Supervision:
+    """As it was recorded, else the supervisor over the drive."""
+    from spanvla_ros.evaluation import supervision
+    from spanvla_ros.planning.supervisor import Reason
+
+    if told:
+        return supervision.recorded(told, gate.supervisor.deadline_s)
+    attempts = []
+    for plan, row in zip(planned.plans, rows):
+        found = {"reason": Reason.PLAN_INVALID.value} if row["broken"] else {"plan": plan}
+        attempts.append(supervision.Attempt(anchor_ns=plan.t0_ns, took_ms=row["latency_ms"] or 0.0, **found))
+    attempts += [supervision.Attempt(anchor_ns=stamp, reason=code) for stamp, code in planned.track.refused]
+    return supervision.simulated(sorted(attempts, key=lambda a: a.anchor_ns), planned.track.images, planned.track.odometry, gate.supervisor)
+
+
+def verdict(file: Path | None, checks: Sequence[Check]) -> dict[str, Any] | None:
+    """What summary.json says about the gate; None where none was asked for."""
+    from spanvla_ros.evaluation.gate import FAIL
+
+    if file is None:
+        return None
+    return {"file": str(file), "passed": all(check.verdict != FAIL for check in checks), "checks": [check.to_dict() for check in checks]}
+
+
+def overview(summary: Mapping[str, Any], out: Path) -> str:
     """What a person wants to see first."""
+    from spanvla_ros.evaluation.bag_page import text_of
+
     lines = [f"{summary['plans']} plans from {summary['images']} images, {summary['plans_with_reasoning']} with reasoning"]
     if summary["skipped"]:
         lines.append("skipped: " + ", ".join(f"{count} {code}" for code, count in summary["skipped"].items()))
@@ -150,68 +225,31 @@ def overview(summary: dict[str, Any], out: Path) -> str:
             text = f"model {entry['model']:.2f} m, constant velocity {entry['constant_velocity']:.2f} m, n = {entry['n']}"
         lines.append(f"ADE at {horizon} s: {text}")
     latency = summary["plan_latency_ms"]
-    lines.append(f"plan latency: p50 {latency['p50']:.0f} ms, p95 {latency['p95']:.0f} ms, p99 {latency['p99']:.0f} ms")
-    return "\n".join([*lines, f"results in {out}: summary.json, plans.jsonl, {', '.join(summary['pictures'])}"])
+    if latency:
+        lines.append(f"plan latency: p50 {latency['p50']:.0f} ms, p95 {latency['p95']:.0f} ms, p99 {latency['p99']:.0f} ms")
+    lines.append("states: " + ", ".join(f"{state} {share:.1%}" for state, share in summary["states"]["share"].items()))
+    if summary["gate"]:
+        lines += [f"{c['verdict']:7} {c['name']:22} {text_of(c['name'], c['value']):>9}  {c['limit']}" for c in summary["gate"]["checks"]]
+        lines.append("the gate passes" if summary["gate"]["passed"] else "the gate fails")
+    return "\n".join([*lines, f"results in {out}: report.html, summary.json, {PLANS}, {', '.join(summary['pictures'])}"])
 
 
-def draw(bag: Bag, topic: str, plans: Sequence[Plan], stamps: np.ndarray, poses: np.ndarray, out: Path) -> list[str]:
-    """overlay.mp4 (where this OpenCV can write one) and strip.png; returns the names of the files."""
-    wanted = {plans[i].t0_ns for i in np.linspace(0, len(plans) - 1, min(STRIP_PICTURES, len(plans))).round().astype(int)}
-    interval_s = float(np.median(np.diff([plan.t0_ns for plan in plans]))) / 1e9 if len(plans) > 1 else 0.1
-    strip, video = [], None
-    for plan, picture in pictures_of(bag, topic, plans, stamps, poses):
-        bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-        if video is None:
-            size = bgr.shape[1], bgr.shape[0]
-            video = cv2.VideoWriter(str(out / "overlay.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 1 / max(interval_s, 1e-2), size)
-        if video.isOpened():
-            video.write(bgr)
-        if plan.t0_ns in wanted:
-            strip.append(bgr)
-    cv2.imwrite(str(out / "strip.png"), np.concatenate(strip))
-    written = video is not None and video.isOpened()
-    if video is not None:
-        video.release()
-    if not written:
-        (out / "overlay.mp4").unlink(missing_ok=True)
-    return ["overlay.mp4", "strip.png"] if written else ["strip.png"]
+def comparison(found: Mapping[str, Any], first: str, second: str) -> list[str]:
+    """Lines about two results."""
+    from spanvla_ros.evaluation.bag_page import text_of
 
-
-def pictures_of(bag: Bag, topic: str, plans: Sequence[Plan], stamps: np.ndarray, poses: np.ndarray) -> Iterator[tuple[Plan, np.ndarray]]:
-    """Every plan with its drawn picture (H, W, 3), all of one size; reads the bag a second time instead of keeping pictures."""
-    from spanvla_ros.evaluation import overlay
-    from spanvla_ros.evaluation.openloop import recorded_future
-    from spanvla_ros.planning import messages
-    from spanvla_ros.planning.images import decode_jpeg
-
-    by_stamp = {plan.t0_ns: plan for plan in plans}
-    camera, rows = None, 0
-    for _, message in bag.messages([topic]):
-        plan = by_stamp.pop(messages.stamp_ns(message.header.stamp), None)
-        if plan is None:
-            continue
-        payload = messages.image(message)
-        rgb = decode_jpeg(payload) if isinstance(payload, bytes) else payload
-        if camera is None or camera.size != rgb.shape[:2]:
-            camera = calibration(bag, topic, rgb.shape[:2], message.header.frame_id)
-        future = recorded_future(plan, stamps, poses)
-        rgb = overlay.draw_plan(rgb, camera, plan.waypoints_base)
-        rgb = overlay.draw_line(rgb, camera, np.concatenate([np.zeros((1, 3)), future[np.isfinite(future).all(1)]]))
-        scaled = cv2.resize(rgb, (PICTURE_WIDTH_PX, round(rgb.shape[0] * PICTURE_WIDTH_PX / rgb.shape[1] / 2) * 2), interpolation=cv2.INTER_AREA)
-        # room for three lines of reasoning, so that every picture of the video has one size
-        drawn = overlay.caption(scaled, [f"t0 {plan.t0_ns / 1e9:.1f} s   {plan.speed_mps:.1f} m/s", plan.reasoning], min_lines=4)
-        rows = rows or drawn.shape[0]
-        yield plan, drawn[:rows] if drawn.shape[0] >= rows else np.pad(drawn, ((0, rows - drawn.shape[0]), (0, 0), (0, 0)))
-
-
-def calibration(bag: Bag, topic: str, size: tuple[int, int], optical_frame: str) -> Camera:
-    """The camera by CameraInfo and /tf_static; what the bag lacks is filled with the demo rig's mounting."""
-    from spanvla_ros.evaluation.overlay import Camera
-
-    level = Camera.level(size)
-    info = bag.camera_info(topic)
-    matrix = level.matrix
-    if info is not None and info.k[0] > 0 and (info.height, info.width) == size:
-        matrix = np.array(info.k, np.float64).reshape(3, 3)
-    pose = bag.static_transform("base_link", optical_frame)
-    return Camera(matrix=matrix, base_from_optical=level.base_from_optical if pose is None else pose, size=size)
+    lines = [f"A = {first}", f"B = {second}", f"{found['common']} plans in both; only in A {found['only_first']}, only in B {found['only_second']}"]
+    lines += [f"identical plans: {found['identical']}", "", f"{'':22}{'A':>10}{'B':>10}{'B - A':>9}  95 % interval"]
+    newest = None
+    for horizon, entry in found["ade_m"].items():
+        if entry is not None:
+            newest = entry if float(horizon) <= 3 else newest
+            lines.append(
+                f"ADE {horizon} s{'':16}{entry['first']:8.2f} m{entry['second']:8.2f} m{entry['mean']:+8.2f}m  [{entry['low']:+.2f}, {entry['high']:+.2f}]"
+            )
+    lines += [f"{name:22}{text_of(name, one):>10}{text_of(name, two):>10}" for name, (one, two) in found["figures"].items() if not name.startswith("ade_")]
+    if newest is None or newest["pieces"] < FEWEST_PIECES:
+        said = "too short a drive to tell them apart"
+    else:
+        said = "B is nearer to the drive" if newest["high"] < 0 else "B is farther from the drive" if newest["low"] > 0 else "no difference that this drive can show"
+    return [*lines, "", said]

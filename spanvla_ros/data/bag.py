@@ -72,12 +72,17 @@ class Bag:
 
     def messages(self, topics: Sequence[str]) -> Iterator[tuple[str, Any]]:
         """(topic, message) in the order of recording."""
+        for topic, message, _ in self.records(topics):
+            yield topic, message
+
+    def records(self, topics: Sequence[str]) -> Iterator[tuple[str, Any, bytes]]:
+        """(topic, message, its CDR bytes) in the order of recording."""
         connections = self._connections(topics)
         if not connections:
             return
         try:
             for connection, _, raw in self._reader.messages(connections=connections):
-                yield connection.topic, self._reader.deserialize(raw, connection.msgtype)
+                yield connection.topic, self._reader.deserialize(raw, connection.msgtype), bytes(raw)
         except (AnyReaderError, OSError, sqlite3.Error) as error:
             raise InputError(f"bag {self.path} breaks off: {error}") from None
 
@@ -86,13 +91,15 @@ class Bag:
         return next((message for _, message in self.messages([topic])), None)
 
     def camera_info(self, image_topic: str) -> Any | None:
-        """The CameraInfo that belongs to an image topic: the nearest `camera_info` up its name."""
+        """The first CameraInfo that belongs to an image topic."""
+        topic = self.camera_info_topic(image_topic)
+        return self.first(topic) if topic else None
+
+    def camera_info_topic(self, image_topic: str) -> str:
+        """The nearest `camera_info` up the name of an image topic, "" where there is none."""
         parts = image_topic.split("/")
-        for depth in range(len(parts) - 1, 1, -1):
-            topic = "/".join([*parts[:depth], "camera_info"])
-            if self.topics.get(topic) == "sensor_msgs/msg/CameraInfo":
-                return self.first(topic)
-        return None
+        names = ("/".join([*parts[:depth], "camera_info"]) for depth in range(len(parts) - 1, 1, -1))
+        return next((name for name in names if self.topics.get(name) == "sensor_msgs/msg/CameraInfo"), "")
 
     def static_transform(self, parent: str, child: str) -> np.ndarray | None:
         """parent_from_child (4, 4) by /tf_static, None where the tree doesn't connect them."""

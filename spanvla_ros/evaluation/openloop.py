@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from spanvla_ros import geometry
 from spanvla_ros.contracts import NS_PER_S, Plan
 
-HORIZONS_S = (1, 2, 3)
+HORIZONS_S = (1, 2, 3, 5)
 
 
 def recorded_future(plan: Plan, stamps_ns: np.ndarray, poses_odom: np.ndarray) -> np.ndarray:
@@ -36,19 +36,33 @@ def displacement(plan: Plan, waypoints_base: np.ndarray, future_base: np.ndarray
     return float(np.linalg.norm((waypoints_base - future_base)[:count, :2], axis=1).mean())
 
 
-def ade(plans: Sequence[Plan], stamps_ns: np.ndarray, poses_odom: np.ndarray) -> dict[str, dict[str, float] | None]:
-    """Horizon in seconds -> {model, constant_velocity, n}: average displacement error in metres over n plans, None for n = 0."""
+def final(plan: Plan, waypoints_base: np.ndarray, future_base: np.ndarray, horizon_s: float) -> float:
+    """Distance in metres at the horizon; NaN where the recording ends before it."""
+    return float(np.linalg.norm((waypoints_base - future_base)[round(horizon_s / plan.waypoint_interval_s) - 1, :2]))
+
+
+def errors(plan: Plan, future_base: np.ndarray) -> dict[str, dict[str, tuple[float, float]]]:
+    """{"ade_m", "fde_m"} -> horizon in seconds -> error of the plan and of constant velocity; horizons beyond the recording or the plan
+    are left out."""
+    found: dict[str, dict[str, tuple[float, float]]] = {}
+    for name, measure in (("ade_m", displacement), ("fde_m", final)):
+        found[name] = {}
+        for horizon in (h for h in HORIZONS_S if h <= plan.waypoint_interval_s * len(plan.waypoints_base) + 1e-9):
+            pair = measure(plan, plan.waypoints_base, future_base, horizon), measure(plan, constant_velocity(plan), future_base, horizon)
+            if np.isfinite(pair).all():
+                found[name][str(horizon)] = pair
+    return found
+
+
+def means(entries: Sequence[Mapping[str, tuple[float, float]]]) -> dict[str, dict[str, float] | None]:
+    """Horizon -> {model, constant_velocity, n}: means over the plans that have that horizon, None where none has.
+
+    entries: of every plan, `errors(...)["ade_m"]` or `["fde_m"]`.
+    """
     result: dict[str, dict[str, float] | None] = {}
-    futures = [recorded_future(plan, stamps_ns, poses_odom) for plan in plans]
-    for horizon in HORIZONS_S:
-        pairs = [
-            (displacement(plan, plan.waypoints_base, future, horizon), displacement(plan, constant_velocity(plan), future, horizon))
-            for plan, future in zip(plans, futures)
-        ]
-        errors = np.array([pair for pair in pairs if np.isfinite(pair).all()])
-        result[str(horizon)] = (
-            {"model": float(errors[:, 0].mean()), "constant_velocity": float(errors[:, 1].mean()), "n": len(errors)} if len(errors) else None
-        )
+    for horizon in map(str, HORIZONS_S):
+        pairs = np.array([entry[horizon] for entry in entries if horizon in entry])
+        result[horizon] = {"model": float(pairs[:, 0].mean()), "constant_velocity": float(pairs[:, 1].mean()), "n": len(pairs)} if len(pairs) else None
     return result
 
 

@@ -9,9 +9,11 @@ import cv2
 import numpy as np
 
 from spanvla_ros.contracts import VEHICLE, InputError
+from spanvla_ros.planning.rig import Camera as Mounting
 
 PLAN_RGB, TRUTH_RGB, CAPTION_RGB = (40, 160, 255), (255, 170, 40), (255, 255, 255)
 NEAR_M = 0.5
+DEMO_MOUNTING = Mounting(width=448, height=252, hfov_deg=70.0, x_m=1.5, y_m=0.0, z_m=1.55)
 
 # columns: right, down, forward of the optical frame in base_link (x forward, y left, z up)
 _BASE_FROM_LEVEL = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
@@ -26,14 +28,22 @@ class Camera:
     size: tuple[int, int]
 
     @classmethod
-    def level(cls, size: tuple[int, int], hfov_deg: float = 70.0, forward_m: float = 1.5, up_m: float = 1.55) -> Camera:
-        """A camera that looks straight ahead; the defaults are the demo model's."""
+    def mounted(cls, mounting: Mounting, size: tuple[int, int]) -> Camera:
+        """A camera of a rig file, for pictures of `size`."""
         height, width = size
-        focal = width / 2 / np.tan(np.radians(hfov_deg) / 2)
+        focal = width / 2 / np.tan(np.radians(mounting.hfov_deg) / 2)
+        yaw, pitch = np.radians([mounting.yaw_deg, mounting.pitch_deg])
+        left = np.array([[np.cos(yaw), -np.sin(yaw), 0], [np.sin(yaw), np.cos(yaw), 0], [0, 0, 1]])
+        down = np.array([[np.cos(pitch), 0, np.sin(pitch)], [0, 1, 0], [-np.sin(pitch), 0, np.cos(pitch)]])
         pose = np.eye(4)
-        pose[:3, :3] = _BASE_FROM_LEVEL
-        pose[:3, 3] = forward_m, 0.0, up_m
+        pose[:3, :3] = left @ down @ _BASE_FROM_LEVEL
+        pose[:3, 3] = mounting.x_m, mounting.y_m, mounting.z_m
         return cls(matrix=np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]]), base_from_optical=pose, size=size)
+
+    @classmethod
+    def level(cls, size: tuple[int, int]) -> Camera:
+        """The front camera of the demo model."""
+        return cls.mounted(DEMO_MOUNTING, size)
 
     def project(self, points_base: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Points (N, 3) in base_link -> pixels (N, 2) and whether each lies in front of the camera (N,)."""

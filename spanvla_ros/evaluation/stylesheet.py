@@ -1,4 +1,4 @@
-"""The frame of the benchmark report: style and the few lines of script."""
+"""The frame of the reports: style and the few lines of script."""
 
 from __future__ import annotations
 
@@ -27,6 +27,10 @@ table.numbers {{ border-collapse: collapse; width: 100%; font-variant-numeric: t
 .numbers th:first-child {{ text-align: left; font-weight: 500; }}
 .numbers tr:last-child td, .numbers tr:last-child th {{ border-bottom: 0; }}
 .numbers .total td, .numbers .total th {{ border-top: 2px solid #d0d7de; font-weight: 600; }}
+.numbers .text {{ text-align: left; color: #57606a; white-space: normal; }}
+.verdict {{ color: #fff; border-radius: 8px; padding: 9px 14px; font-size: 17px; font-weight: 600; margin: 0 0 16px; }}
+.key span {{ margin-right: 16px; font-size: 13px; color: #57606a; }}
+.key i {{ display: inline-block; width: 11px; height: 11px; border-radius: 3px; margin-right: 5px; }}
 .bad {{ color: #cf222e; }} .none {{ color: #afb8c1; }}
 .bar {{
   display: inline-block; width: 60px; height: 8px; background: #eaeef2; border-radius: 4px; overflow: hidden;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -186,3 +187,10 @@ def plan_dict(plan: Plan) -> dict[str, Any]:
         "engine_hash": plan.engine_hash,
         "timings_ms": {stage: round(value, 3) for stage, value in plan.timings_ms.items()},
     }
+
+
+def plan_from(info: Mapping[str, Any]) -> Plan:
+    """The inverse of `plan_dict`, but for the rounded timings and a text that was cut: for the simulator, or who judges a node."""
+    names = ("t0_ns", "waypoint_interval_s", "speed_mps", "reasoning", "tokens", "seed", "engine_hash", "timings_ms", "budget_tokens", "cut_tokens")
+    arrays = {name: np.array(info[name], dtype=np.float64) for name in ("waypoints_base", "pose_odom")}
+    return Plan(**arrays, **{name: info[name] for name in names})

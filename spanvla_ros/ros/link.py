@@ -9,7 +9,6 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from rclpy.node import Node
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
@@ -66,6 +65,11 @@ class PlannerLink:
         """The planner is active: it publishes plan_info at every heartbeat."""
         return time.monotonic() - self._alive_s < 1.0
 
+    @property
+    def info(self) -> dict[str, Any] | None:
+        """The plan_info that was the last answer."""
+        return self._info
+
     def expect(self, stamp_ns: int) -> None:
         """Call before the image is published: the answer may be faster than the caller."""
         with self._condition:
@@ -101,6 +105,7 @@ class PlannerLink:
                 self._info = info
                 self._conclude()
             elif info["event"] == "rejected":
+                self._info = info
                 self._answer = Answer.UNREADY if info["reason"] in _UNREADY else Answer.REJECTED
                 self._condition.notify_all()
 
@@ -109,17 +114,7 @@ class PlannerLink:
         if self._info is None or self._trajectory is None or self._answer is not Answer.NONE:
             return
         info = self._info
-        plan = Plan(
-            t0_ns=info["t0_ns"],
-            waypoints_base=np.array(info["waypoints_base"], dtype=np.float64),
-            waypoint_interval_s=info["waypoint_interval_s"],
-            pose_odom=np.array(info["pose_odom"], dtype=np.float64),
-            speed_mps=info["speed_mps"],
-            reasoning=info["reasoning"],
-            tokens=info["tokens"],
-            seed=info["seed"],
-            engine_hash=info["engine_hash"],
-        )
+        plan = conversions.plan_from(info)
         self._planned = Planned(plan=plan, trajectory=self._trajectory, took_ms=info["timings_ms"].get("total", 0.0))
         self._answer = Answer.PLAN
         self._condition.notify_all()
