@@ -33,11 +33,10 @@ ARGUMENTS = (
     ("engine_dir", "", "engine folder; empty = as in params_file"),
     ("use_sim_time", "", "true: take the time from /clock (simulator, bag replay); empty = as in params_file"),
     ("lockstep", "", "true: a simulator waits for every plan; empty = as in params_file"),
+    ("autostart", "", "false: a lifecycle manager configures and activates the node; empty = as in params_file"),
     ("image_transport", "", "compressed or raw images; empty = as in params_file"),
     ("base_frame", "", "child frame of the odometry; empty = as in params_file"),
-    ("autostart", "", "false: a lifecycle manager configures and activates the node; empty = as in params_file"),
-    ("image_transport", "", "compressed or raw; empty = as in params_file"),
-    ("base_frame", "", "child frame of the odometry; empty = as in params_file"),
+    ("publish_autoware", "", "true: also autoware_planning_msgs/Trajectory, where that package is installed; empty = as in params_file"),
     ("namespace", "", "namespace of the node"),
     ("camera", "/sensing/camera/front/image/compressed", "topic of the front camera"),
     ("camera_info", "/sensing/camera/front/camera_info", "its calibration, compared with the rig of the training"),
@@ -53,7 +52,10 @@ ARGUMENTS = (
     ("rviz", "false", "open RViz on the plan"),
     ("log_level", "info", "debug, info, warn, error"),
 )
-OVERRIDES = {"engine_dir": str, "use_sim_time": bool, "lockstep": bool, "image_transport": str, "base_frame": str, "autostart": bool}
+OVERRIDES = {
+    **dict.fromkeys(("engine_dir", "image_transport", "base_frame"), str),
+    **dict.fromkeys(("use_sim_time", "lockstep", "autostart", "publish_autoware"), bool),
+}
 REMAPPED = {"image/front": "camera", "camera_info/front": "camera_info", "odometry": "odometry", "command": "command", "route": "route"}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import numpy as np
 from geometry_msgs.msg import Point
 from std_msgs.msg import ColorRGBA
@@ -12,6 +14,7 @@ from spanvla_ros.planning.supervisor import Output, State
 from spanvla_ros.ros import conversions
 
 _FAST_MPS = 15.0
+_LINE_LENGTH = 40  # RViz doesn't wrap
 _STATE_COLOURS = {
     State.NOMINAL: (0.2, 0.9, 0.3),
     State.HOLD: (1.0, 0.8, 0.1),
@@ -48,5 +51,5 @@ def _text(plan: Trajectory, frame: str, identity: int, text: str, height: float,
     marker.pose.position.z = height
     marker.scale.z = size
     marker.color = ColorRGBA(r=colour[0], g=colour[1], b=colour[2], a=1.0)
-    marker.text = text or " "  # an empty text marker is an error in RViz
+    marker.text = textwrap.fill(text, _LINE_LENGTH) or " "  # an empty text marker is an error in RViz
     return marker

@@ -11,16 +11,21 @@ from std_msgs.msg import String
 from trajectory_msgs.msg import MultiDOFJointTrajectory
 from visualization_msgs.msg import MarkerArray
 
+from spanvla_ros.contracts import Observation, Plan
 from spanvla_ros.planning.supervisor import Output
 from spanvla_ros.ros import conversions, qos
+from spanvla_ros.ros.debug import DebugImage
 from spanvla_ros.ros.markers import markers
 
 
 class Outputs:
     """Publishers of one configured node. What nobody listens to is not converted, except trajectory and plan_info."""
 
-    def __init__(self, node: LifecycleNode, mismatches: qos.Mismatches, *, base_frame: str, marker_lifetime_s: float, autoware: bool):
+    def __init__(
+        self, node: LifecycleNode, mismatches: qos.Mismatches, *, base_frame: str, marker_lifetime_s: float, autoware: bool, debug: DebugImage
+    ):
         self._node, self._mismatches, self._base_frame, self.marker_lifetime_s = node, mismatches, base_frame, marker_lifetime_s
+        self._debug = debug
         self._made: list[Any] = []
         self._trajectory = self._publisher(MultiDOFJointTrajectory, "trajectory")
         self._path = self._publisher(Path, "path")
@@ -37,6 +42,7 @@ class Outputs:
         return self._made[-1]
 
     def destroy(self) -> None:
+        self._debug.destroy()
         for publisher in self._made:
             self._node.destroy_lifecycle_publisher(publisher)
 
@@ -55,6 +61,9 @@ class Outputs:
 
     def reasoning(self, text: str) -> None:
         self._reasoning.publish(String(data=text))
+
+    def picture(self, observation: Observation, plan: Plan) -> None:
+        self._debug.show(observation, plan)
 
     def plan_info(self, info: dict[str, Any]) -> None:
         self._plan_info.publish(String(data=json.dumps(info)))

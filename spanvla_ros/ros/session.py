@@ -20,6 +20,7 @@ from spanvla_ros.planning.planner import Planner, Rate
 from spanvla_ros.planning.supervisor import Output, Reason, State, Supervisor
 from spanvla_ros.planning.watch import InputWatch
 from spanvla_ros.ros import conversions, parameters, qos
+from spanvla_ros.ros.debug import DebugImage
 from spanvla_ros.ros.navigation import Navigation
 from spanvla_ros.ros.outputs import Outputs
 from spanvla_ros.ros.report import Report
@@ -59,6 +60,7 @@ class Session:
             base_frame=values["base_frame"],
             marker_lifetime_s=values["marker_lifetime_s"],
             autoware=values["publish_autoware"],
+            debug=DebugImage(node, self._anchor, values["rig_file"]),
         )
         image = CompressedImage if values["image_transport"] == "compressed" else Image
         wanted = [(image, f"image/{c}", partial(self._on_image, c), qos.IMAGE) for c in spec.cameras]
@@ -255,6 +257,7 @@ class Session:
             if found.plan.revision == 1:  # half a sentence is for the eye alone
                 self._outputs.reasoning(found.plan.reasoning)
             self._outputs.plan_info(self.report.info("plan", output, found.anchor_ns, output.jump))
+            self._outputs.picture(found.observation, found.plan)
 
     def _fail(self, anchor_ns: int, reason: Reason, detail: str) -> None:
         with self._lock:
