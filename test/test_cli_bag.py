@@ -17,19 +17,20 @@ from spanvla_ros.engine import load
 
 
 class Stub:
-    """Plans the constant-turn roll-out, and remembers what it was asked."""
+    """Plans the constant-turn roll-out, shifted to the left, and remembers what it was asked."""
 
-    spec, engine_hash = demo_spec(), "0" * 64
+    spec, engine_hash, offset_m = demo_spec(), "0" * 64, 0.0
 
     def __init__(self):
         self.observations = []
 
     def plan(self, observation, max_tokens=None):
         self.observations.append(observation)
+        offset = self.offset_m
         speed = float(observation.history.speeds_mps[-1])
         return Plan(
             t0_ns=observation.t0_ns,
-            waypoints_base=geometry.constant_turn(speed, 0.0, 0.5 * np.arange(1, 11)),
+            waypoints_base=geometry.constant_turn(speed, 0.0, 0.5 * np.arange(1, 11)) + [0.0, offset, 0.0],
             waypoint_interval_s=0.5,
             pose_odom=observation.pose_odom,
             speed_mps=speed,
@@ -190,3 +191,79 @@ def test_without_calibration_the_demo_rig_is_assumed(tmp_path):
         camera = calibration(bag, IMAGE, (252, 448), "front_optical")
     assert camera.matrix[0, 0] == pytest.approx(319.9, abs=0.1)
     np.testing.assert_allclose(camera.base_from_optical[:3, 3], [1.5, 0, 1.55])
+
+
+GATE = "limits:\n  plans: {min: 5}\n  ade_1s_m: {max: 0.5}\n  ade_5s_m: {max: 5.0, missing: skip}\n  nominal_share: {min: 0.9}\n"
+
+
+def test_a_gate_decides_the_exit_code(tmp_path, planner, capsys):
+    path = bags.write(tmp_path / "bag", bags.drive())
+    (tmp_path / "gate.yaml").write_text(GATE)
+    assert call(path, tmp_path / "out", "--gate", str(tmp_path / "gate.yaml")) == 0
+    assert "the gate passes" in capsys.readouterr().out
+    planner.offset_m = 0.8
+    assert call(path, tmp_path / "worse", "--gate", str(tmp_path / "gate.yaml")) == 1
+    out = capsys.readouterr().out
+    assert "the gate fails" in out and "fail    ade_1s_m" in out and "skipped ade_5s_m" in out
+    judged = json.loads((tmp_path / "worse/summary.json").read_text())["gate"]
+    assert not judged["passed"] and [check["verdict"] for check in judged["checks"]] == ["pass", "fail", "skipped", "pass"]
+    page = (tmp_path / "worse/report.html").read_text()
+    assert "1 of 4 limits are broken" in page and "at most 0.5" in page
+    # and the two results side by side
+    assert main(["bag", "--compare", str(tmp_path / "out"), str(tmp_path / "worse")]) == 0
+    out = capsys.readouterr().out
+    assert "16 plans in both" in out and "identical plans: 0" in out and "+0.80m" in out and "too short a drive" in out
+
+
+def test_a_topics_file_brings_the_command_and_who_drove(tmp_path, planner):
+    text, flag = bags.T["std_msgs/msg/String"], bags.T["std_msgs/msg/Bool"]
+    said = [("/command", START_NS + 2 * S + 1, text(data="left")), ("/engaged", START_NS + 1, flag(data=True))]
+    said += [("/engaged", START_NS + 5 * S // 2 + 1, flag(data=False))]
+    path = bags.write(tmp_path / "bag", sorted([*bags.drive(5.0), *said], key=lambda entry: entry[1]))
+    topics = f"cameras: {{front: {IMAGE}, rear: /none}}\nodometry: {ODOMETRY}\ncommand: /command\nengagement: {{topic: /engaged}}\n"
+    (tmp_path / "topics.yaml").write_text(topics)
+    words = ["bag", str(path), "--topics", str(tmp_path / "topics.yaml"), "--engine", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert main(words) == 0
+    lines = [json.loads(line) for line in (tmp_path / "out/plans.jsonl").read_text().splitlines()]
+    assert [line["command"] for line in lines[:7]] == ["unknown"] * 6 + ["left"]
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert summary["takeovers"] == 1 and summary["cameras"] == ["front"]
+    page = (tmp_path / "out/report.html").read_text()
+    assert "take-over at 2.5 s" in page and "a second before a take-over" in page
+    assert main([*words, "--camera", f"front={IMAGE}"]) == 2
+
+
+def test_all_cameras_of_a_rig_feed_the_plan_and_are_shown(tmp_path, planner, monkeypatch):
+    monkeypatch.setattr(planner, "spec", demo_spec(cameras=("front", "left")))
+    messages = bags.drive()
+    # the second camera is 20 ms late and brighter
+    messages += [
+        ("/left", m.header.stamp.sec * S + m.header.stamp.nanosec + S // 50, bags.compressed(stamp + S // 50, bags.jpeg(200)))
+        for topic, stamp, m in messages
+        if topic == IMAGE
+    ]
+    path = bags.write(tmp_path / "bag", sorted(messages, key=lambda entry: entry[1]))
+    assert call(path, tmp_path / "out", "--camera", "left=/left") == 0
+    lines = [json.loads(line) for line in (tmp_path / "out/plans.jsonl").read_text().splitlines()]
+    assert len(lines) == 16 and {line["skew_s"] for line in lines} == {0.02}
+    assert all(line["image_stamps_ns"]["left"][-1] - line["t0_ns"] == S // 50 for line in lines)
+    strip = cv2.imread(str(tmp_path / "out/strip.png"))
+    assert strip.shape[1] == 960 and (strip.min(axis=2) > 150).mean() > 0.2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--out", "o"], "give a bag and --out"),
+        (["b"], "give a bag and --out"),
+        (["b", "--out", "o", "--play", "--engine", "e"], "--engine is for an engine in this process"),
+        (["b", "--out", "o", "--rate", "2"], "--rate is for --play"),
+        (["b", "--out", "o", "--play", "--rate", "-1"], "--rate is -1"),
+        (["b", "--out", "o", "--gate", "nowhere.yaml"], "nowhere.yaml: can't be read"),
+        (["--compare", "here", "there"], "here/summary.json: No such file"),
+    ],
+)
+def test_options_that_don_t_fit_are_explained_in_one_line(capsys, words, said):
+    assert main(["bag", *words]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("spanvla: error: ") and said in error and error.count("\n") == 1

@@ -1,59 +1,17 @@
 """launch/carla.launch.py, read with stand-ins for the packages `launch` and `launch_ros`, which are no wheels."""
 
-import importlib.util
 import json
-import sys
 import types
-from pathlib import Path
 
 import pytest
 import yaml
-
-LAUNCH = Path(__file__).parent.parent / "launch"
-CONFIG = LAUNCH.parent / "config"
-
-
-class Thing:
-    """Any action or substitution: remembers what it was made of. A configuration performs to its value in the context."""
-
-    def __init__(self, *parts, **options):
-        self.parts, self.options = parts, options
-
-    def perform(self, context):
-        return context[self.parts[0]]
+from launch_stand_ins import CONFIG, LAUNCH, Thing
+from launch_stand_ins import load as load_stand_ins
 
 
 @pytest.fixture
 def load(monkeypatch):
-    names = {
-        "launch": ("LaunchContext", "LaunchDescription"),
-        "launch.action": ("Action",),
-        "launch.actions": (
-            *("DeclareLaunchArgument", "ExecuteProcess", "IncludeLaunchDescription", "OpaqueFunction", "SetEnvironmentVariable", "Shutdown"),
-        ),
-        "launch.conditions": ("IfCondition",),
-        "launch.events": (),
-        "launch.events.process": ("ProcessExited",),
-        "launch.launch_description_sources": ("PythonLaunchDescriptionSource",),
-        "launch.substitutions": ("EnvironmentVariable", "LaunchConfiguration", "PathJoinSubstitution"),
-        "launch_ros": (),
-        "launch_ros.actions": ("LifecycleNode", "Node"),
-        "launch_ros.parameter_descriptions": ("ParameterValue",),
-        "launch_ros.substitutions": ("FindPackageShare",),
-    }
-    for module, members in names.items():
-        stand_in = types.ModuleType(module)
-        for member in members:
-            setattr(stand_in, member, type(member, (Thing,), {}))
-        monkeypatch.setitem(sys.modules, module, stand_in)
-
-    def run(name):
-        spec = importlib.util.spec_from_file_location(name.replace(".", "_"), LAUNCH / name)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    return run
+    return load_stand_ins(monkeypatch)
 
 
 def planner_arguments(launch, **given):

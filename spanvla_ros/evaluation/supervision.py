@@ -70,7 +70,7 @@ def simulated(attempts: Sequence[Attempt], images: Mapping[str, Sequence[int]], 
     schedule = _schedule(attempts)
     events: list[tuple[int, int, Any]] = [(sample.stamp_ns, 0, sample) for sample in odometry]
     events += [(stamp, 1, camera) for camera, stamps in images.items() for stamp in stamps]
-    events += [(attempt.anchor_ns, 2, None) for attempt, _ in schedule] + [(end_ns, 3, attempt) for attempt, end_ns in schedule]
+    events += [(attempt.anchor_ns, 2, None) for attempt in attempts] + [(end_ns, 3, attempt) for attempt, end_ns in schedule]
     start, end = odometry[0].stamp_ns, max(stamp for stamps in images.values() for stamp in stamps)
     events += [(stamp, 4, None) for stamp in range(start, end + 1, _BEAT_NS)]
     newest, beats = None, []

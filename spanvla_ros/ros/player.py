@@ -23,6 +23,7 @@ PLANNER_TIMEOUT_S, RESET_TIMEOUT_S, ANSWER_TIMEOUT_S = 60.0, 5.0, 30.0
 _POLL_S = 0.05
 # between the frames of the other cameras and the image that asks for a plan of them: topics may overtake each other
 _SETTLE_S = 0.02
+_CLOCK_S = 0.5  # some heartbeats of the planner
 _PROFILES = {
     "nav_msgs/msg/Odometry": qos.SIM_ODOMETRY,
     "std_msgs/msg/String": qos.COMMAND,
@@ -85,7 +86,7 @@ class Player:
         self._context.try_shutdown()
 
     def wait(self) -> None:
-        """Until the planner is active and listens, then have it forget what it saw before. Raises PlannerMissing."""
+        """Until the planner is active and listens. Raises PlannerMissing."""
         end_s = time.monotonic() + PLANNER_TIMEOUT_S
         while not (self._link.alive and all(self._publishers[topic].get_subscription_count() for topic in self._inputs)):
             if time.monotonic() > end_s:
@@ -93,15 +94,15 @@ class Player:
                 what = f"nobody listens to {', '.join(deaf)}" if deaf else f"{self._planner} publishes no plan_info"
                 raise PlannerMissing(f"no active planner after {PLANNER_TIMEOUT_S:g} s: {what}")
             time.sleep(_POLL_S)
-        if not self._link.reset(RESET_TIMEOUT_S):
-            raise PlannerMissing(f"{self._planner}/reset doesn't answer")
 
     def send(self, topic: str, stamp_ns: int, raw: bytes) -> None:
         """Publish a message, given as CDR bytes, and let the clock follow its stamp."""
         self._pace(stamp_ns)
         if stamp_ns > self._now_ns:
-            self._now_ns = stamp_ns
+            first, self._now_ns = not self._now_ns, stamp_ns
             self._clock.publish(Clock(clock=conversions.time(stamp_ns)))
+            if first:
+                self._forget()
         if topic in self._publishers:
             self._publishers[topic].publish(raw)
 
@@ -118,6 +119,13 @@ class Player:
         if planned is None:
             return Reply(reason=info["reason"], detail=info["detail"])
         return Reply(plan=planned.plan, inputs={name: info[name] for name in ("image_ages_s", "skew_s", "command")})
+
+    def _forget(self) -> None:
+        """Have the planner forget what it saw before, once it knows the new time: a clock that jumps back later would take the first
+        messages away."""
+        time.sleep(_CLOCK_S)
+        if not self._link.reset(RESET_TIMEOUT_S):
+            raise PlannerMissing(f"{self._planner}/reset doesn't answer")
 
     def _pace(self, stamp_ns: int) -> None:
         if not self._rate or not stamp_ns:
