@@ -18,6 +18,7 @@ import replay_bag  # noqa: E402
 
 from spanvla_ros.data.bag import Bag  # noqa: E402
 from spanvla_ros.data.replay import Replay  # noqa: E402
+from spanvla_ros.data.topics import DriveTopics  # noqa: E402
 from spanvla_ros.engine.load import load_planner  # noqa: E402
 
 TOLERANCE_M = 1e-3
@@ -53,9 +54,10 @@ def test_early_plans_and_plans_of_the_expert_alone_change_no_other_plan(tiny_eng
     """On real graphs: the same text and the same final plan, bit for bit, with everything between them switched on."""
     planner = load_planner(tiny_engine, backend=backend)
     plain = {}
+    topics = DriveTopics(cameras={"front": bags.IMAGE}, odometry=bags.ODOMETRY)
     try:
         with Bag(replay_bag.BAG) as bag:
-            for observation in list(Replay(bag, planner.spec, {"front": bags.IMAGE}, bags.ODOMETRY).observations())[:12]:
+            for observation in list(Replay(bag, planner.spec, topics).observations())[:12]:
                 plain[observation.t0_ns] = planner.plan(observation)
                 silent = planner.plan(observation, max_tokens=0)
                 early = []

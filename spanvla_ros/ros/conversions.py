@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -191,6 +192,5 @@ def plan_dict(plan: Plan) -> dict[str, Any]:
 
 def plan_from(info: Mapping[str, Any]) -> Plan:
     """The inverse of `plan_dict`, but for the rounded timings and a text that was cut: for the simulator, or who judges a node."""
-    names = ("t0_ns", "waypoint_interval_s", "speed_mps", "reasoning", "tokens", "seed", "engine_hash", "timings_ms", "budget_tokens", "cut_tokens")
-    arrays = {name: np.array(info[name], dtype=np.float64) for name in ("waypoints_base", "pose_odom")}
-    return Plan(**arrays, **{name: info[name] for name in names})
+    values = {field.name: info[field.name] for field in dataclasses.fields(Plan)}
+    return Plan(**values | {name: np.array(info[name], dtype=np.float64) for name in ("waypoints_base", "pose_odom")})

@@ -40,8 +40,8 @@ class DebugImage:
         self._thread.start()
 
     def show(self, observation: Observation, plan: Plan) -> None:
-        """Have it drawn if anybody listens. Costs microseconds."""
-        if self._publisher.get_subscription_count():
+        """Have it drawn if anybody listens, and it begins where its picture was taken. Costs microseconds."""
+        if plan.t0_ns == observation.t0_ns and self._publisher.get_subscription_count():
             with self._condition:
                 self._waiting = observation, plan
                 self._condition.notify()
