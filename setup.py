@@ -29,7 +29,7 @@ ROS_WHEELS = {
 
 EXTRAS = {
     "base": [],  # the package itself; lets `run` treat it like any other set
-    "bags": ["rosbags>=0.10,<0.12"],
+    "bags": ["rosbags>=0.10,<0.12", "scipy>=1.11", "shapely>=2.1"],
     # there are wheels for Python 3.10 to 3.12 on x86_64 alone; elsewhere the set is empty and the import says what is missing
     "carla": ["carla==0.9.16; python_version < '3.13' and platform_machine == 'x86_64'"],
     "data": ["jsonschema>=4"],

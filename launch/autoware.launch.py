@@ -24,7 +24,7 @@ ARGUMENTS = (
     (
         "trajectory",
         "/planning/spanvla/trajectory",
-        "where autoware_planning_msgs/Trajectory goes; Autoware's planning validator listens to /planning/scenario_planning/velocity_smoother/trajectory",
+        "for autoware_planning_msgs/Trajectory; the planning validator hears /planning/scenario_planning/velocity_smoother/trajectory",
     ),
 )
 # what planner.launch.py has arguments for

@@ -30,7 +30,9 @@ def test_a_figure_that_is_missing_or_no_number_fails():
 def test_the_gate_of_the_package_judges_by_the_defaults_of_the_node():
     gate = load(share("config/gates/default.yaml"))
     assert gate.supervisor == supervisor.Limits() and gate.validity == validity.Limits()
-    assert {"ade_3s_m", "comfort_share", "invalid_share", "deadline_miss_share", "nominal_share", "contradiction_share", "latency_p95_ms"} <= set(gate.limits)
+    assert {"ade_3s_m", "comfort_share", "invalid_share", "deadline_miss_share", "nominal_share", "contradiction_share", "latency_p95_ms"} <= set(
+        gate.limits
+    )
     assert str(gate.limits["comfort_share"]) == "at least 0.9" and str(dataclasses.replace(Limit(min=1.0), max=2.0)) == "at least 1 and at most 2"
 
 

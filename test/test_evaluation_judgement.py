@@ -58,7 +58,11 @@ def test_a_jump_is_measured_at_the_same_instants():
 def test_figures_have_every_name_and_count_what_they_say():
     rows = [row(plan(0.1 * k, took_ms=10.0 * (k + 1), offset_m=0.3)) for k in range(10)] + [row(plan(1.0, accel=8.0))]
     beats = [(0, "WAITING", "HISTORY_SHORT")] * 4 + [(0, "NOMINAL", "OK")] * 3 + [(0, "HOLD", "IMAGE_STALE")]
-    found = figures(rows, {"HISTORY_SHORT": 15, "ODOMETRY_INVALID": 3, "IMAGE_MISSING": 1}, dataclasses.replace(NOTHING, beats=tuple(beats), plans=8, deadline_misses=2))
+    found = figures(
+        rows,
+        {"HISTORY_SHORT": 15, "ODOMETRY_INVALID": 3, "IMAGE_MISSING": 1},
+        dataclasses.replace(NOTHING, beats=tuple(beats), plans=8, deadline_misses=2),
+    )
     assert found.keys() == FIGURES.keys()
     assert found["plans"] == 11 and found["refused_share"] == 1 / 12 and found["invalid_share"] == 1 / 11
     assert found["nominal_share"] == 0.75 and found["hold_share"] == 0.25 and found["stopped_share"] == 0.0
@@ -110,7 +114,11 @@ def test_what_the_car_told_is_counted():
 
     late = {"timings_ms": {"total": 700.0}}
     infos = [said("heartbeat", "WAITING", "NO_PLAN_YET"), said("plan", anchor_ns=1, timings_ms={"total": 80.0}), said("heartbeat")]
-    infos += [said("heartbeat", "HOLD", "DEADLINE_MISSED")] * 2 + [said("plan", anchor_ns=2, **late), said("heartbeat"), said("rejected", anchor_ns=3)]
+    infos += [said("heartbeat", "HOLD", "DEADLINE_MISSED")] * 2 + [
+        said("plan", anchor_ns=2, **late),
+        said("heartbeat"),
+        said("rejected", anchor_ns=3),
+    ]
     # the same picture planned for again, from newer odometry, is no further plan
     found = recorded([(T0 + k, info) for k, info in enumerate([*infos, said("plan", anchor_ns=2, timings_ms={"total": 9.0})])], 0.5)
     assert found.plans == 2 and found.deadline_misses == 1 and found.shares() == {"NOMINAL": 0.5, "HOLD": 0.5}

@@ -12,7 +12,8 @@ from launch_stand_ins import load as load_stand_ins
 FILES = sorted(path.name for path in LAUNCH.glob("*.launch.py"))
 DOCS = (LAUNCH.parent / "docs" / "launch.md").read_text(encoding="utf-8")
 needs_launch = pytest.mark.skipif(
-    not all(map(importlib.util.find_spec, ("launch", "launch_ros"))), reason="the packages launch and launch_ros are no wheels, only a full ROS 2 has them"
+    not all(map(importlib.util.find_spec, ("launch", "launch_ros"))),
+    reason="the packages launch and launch_ros are no wheels, only a full ROS 2 has them",
 )
 
 
@@ -83,7 +84,12 @@ def test_the_real_launch_can_carry_it_out_up_to_its_processes(name, tmp_path, mo
 
     def visit(entity):
         for found in entity.visit(context) or ():
-            if not (isinstance(found, IncludeLaunchDescription) and name == "carla.launch.py" and found.condition and not found.condition.evaluate(context)):
+            if not (
+                isinstance(found, IncludeLaunchDescription)
+                and name == "carla.launch.py"
+                and found.condition
+                and not found.condition.evaluate(context)
+            ):
                 visit(found)
 
     try:
@@ -95,8 +101,14 @@ def test_the_real_launch_can_carry_it_out_up_to_its_processes(name, tmp_path, mo
 
 def bag_replay(load, tmp_path, **given):
     launch = load("bag_replay.launch.py")
-    (tmp_path / "topics.yaml").write_text("cameras: {front: /front/image/compressed, left: /left/image/compressed}\nodometry: /odom\ncommand: /said\n")
-    values = {name: default for name, default, _ in launch.ARGUMENTS} | {"bag": "drive", "topics": str(tmp_path / "topics.yaml"), "params_file": "p.yaml"}
+    (tmp_path / "topics.yaml").write_text(
+        "cameras: {front: /front/image/compressed, left: /left/image/compressed}\nodometry: /odom\ncommand: /said\n"
+    )
+    values = {name: default for name, default, _ in launch.ARGUMENTS} | {
+        "bag": "drive",
+        "topics": str(tmp_path / "topics.yaml"),
+        "params_file": "p.yaml",
+    }
     *remaps, include, process = launch.actions(values | given)
     return {r.options["src"]: r.options["dst"] for r in remaps}, dict(include.options["launch_arguments"]), process
 

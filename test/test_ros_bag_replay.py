@@ -36,7 +36,9 @@ def engine(tmp_path_factory):
     more = spec.vision_tokens * (len(CAMERAS) - 1)
     scale = tuple((0.02 * k, 0.01 * k, 0.001) for k in range(1, 11))
     folder = tmp_path_factory.mktemp("engines") / "rig"
-    export(tiny.build(spec=dataclasses.replace(spec, cameras=tuple(CAMERAS), prompt_tokens=spec.prompt_tokens + more + 16, action_scale=scale)), folder)
+    export(
+        tiny.build(spec=dataclasses.replace(spec, cameras=tuple(CAMERAS), prompt_tokens=spec.prompt_tokens + more + 16, action_scale=scale)), folder
+    )
     return folder
 
 

@@ -26,7 +26,12 @@ from spanvla_ros.ros import debug, qos  # noqa: E402
 from spanvla_ros.ros.markers import markers  # noqa: E402
 
 # display of RViz -> type of its topic
-KINDS = {"MarkerArray": "visualization_msgs/msg/MarkerArray", "Path": "nav_msgs/msg/Path", "Image": "sensor_msgs/msg/Image", "Odometry": "nav_msgs/msg/Odometry"}
+KINDS = {
+    "MarkerArray": "visualization_msgs/msg/MarkerArray",
+    "Path": "nav_msgs/msg/Path",
+    "Image": "sensor_msgs/msg/Image",
+    "Odometry": "nav_msgs/msg/Odometry",
+}
 
 
 def observed(stamp_ns, size=(252, 448)):
@@ -110,15 +115,23 @@ def test_markers_are_whole_and_wrap_their_text():
 
 def rviz_topics():
     displays = yaml.safe_load((ROOT / "config/rviz/planner.rviz").read_text())["Visualization Manager"]["Displays"]
-    return {(display["Topic"]["Value"], KINDS[display["Class"].split("/")[1]], display["Topic"]["Durability Policy"]) for display in displays if "Topic" in display}
+    return {
+        (display["Topic"]["Value"], KINDS[display["Class"].split("/")[1]], display["Topic"]["Durability Policy"])
+        for display in displays
+        if "Topic" in display
+    }
 
 
 def foxglove_topics():
     text = (ROOT / "config/foxglove/planner.json").read_text()
     panels = json.loads(text)["configById"]
     found = {panel["imageMode"]["imageTopic"] for panel in panels.values() if "imageMode" in panel}
-    found |= {topic for panel in panels.values() for topic in panel.get("topics", {})} | {p["topicToRender"] for p in panels.values() if "topicToRender" in p}
-    paths = [panel["topicPath"] for panel in panels.values() if "topicPath" in panel] + [e["value"] for p in panels.values() for e in p.get("paths", ())]
+    found |= {topic for panel in panels.values() for topic in panel.get("topics", {})} | {
+        p["topicToRender"] for p in panels.values() if "topicToRender" in p
+    }
+    paths = [panel["topicPath"] for panel in panels.values() if "topicPath" in panel] + [
+        e["value"] for p in panels.values() for e in p.get("paths", ())
+    ]
     return found | {path.split(".")[0] for path in paths}
 
 
@@ -142,7 +155,9 @@ def test_views_show_topics_that_the_planner_has_and_plans_are_drawn_once(tmp_pat
             peer.node.create_subscription(Image, f"{NODE}/debug/image", images.append, qos.OUTPUT)
             peer.wait(lambda: len(images) >= 3, 30, "debug images")
             stamps = [messages.stamp_ns(image.header.stamp) for image in list(images)]
-            peer.wait(lambda: set(stamps) <= {info["t0_ns"] for _, info in list(peer.infos) if info["event"] == "plan"}, 10, "plans of these pictures")
+            peer.wait(
+                lambda: set(stamps) <= {info["t0_ns"] for _, info in list(peer.infos) if info["event"] == "plan"}, 10, "plans of these pictures"
+            )
             published = dict(peer.node.get_publisher_names_and_types_by_node(NODE[1:], "/"))
         finally:
             peer.close()

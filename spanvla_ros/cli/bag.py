@@ -32,8 +32,6 @@ OUT/plans.jsonl   one line per plan: raw waypoints in base_link at t0, reasoning
 OUT/overlay.mp4   plan (blue) and recorded drive (orange) in the picture; OUT/strip.png shows six moments of it
 """
 PLANS = "plans.jsonl"
-# pieces of the drive (of 2 s) below which no verdict is drawn from a comparison
-FEWEST_PIECES = 5
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -42,7 +40,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--camera", action="append", default=[], metavar="NAME=TOPIC", help="topic of a camera of the model; once per camera")
     parser.add_argument("--odometry", metavar="TOPIC", help="nav_msgs/Odometry: odom or map -> base_link")
     parser.add_argument(
-        "--topics", type=Path, metavar="FILE", help="cameras, odometry, command, and who drives, as in config/topics/drive.yaml; instead of the two above"
+        "--topics",
+        type=Path,
+        metavar="FILE",
+        help="instead of the two above: cameras, odometry, command, and who drives, as in config/topics/drive.yaml",
     )
     parser.add_argument(
         "--command",
@@ -56,7 +57,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         metavar="TOPIC",
         help="recorded plan_info of the planner: repeat its budgets, and the cuts that its deadline made; judge its states and deadlines",
     )
-    parser.add_argument("--play", action="store_true", help="play the bag, image by image, to a running planner node (lockstep, use_sim_time) instead")
+    parser.add_argument("--play", action="store_true", help="play the bag, image by image, to a running planner node with lockstep and use_sim_time")
     parser.add_argument("--rate", type=float, default=0.0, help="with --play: at most so many times as fast as recorded; 0 = as fast as the planner")
     parser.add_argument("--gate", type=Path, metavar="FILE", help="limits as in config/gates/default.yaml; exit code 1 where one is broken")
     parser.add_argument("--out", type=Path, help="folder for the results")
@@ -67,12 +68,14 @@ def run(args: argparse.Namespace) -> int:
     """Plan, judge, write; or compare."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if args.compare:
-        from spanvla_ros.evaluation import comparison as comparing
+        from spanvla_ros.cli import _bag_text
+        from spanvla_ros.evaluation import comparison
 
-        found = comparing.compare(*(comparing.read(folder) for folder in args.compare))
-        print("\n".join(comparison(found, *map(str, args.compare))))
+        found = comparison.compare(*(comparison.read(folder) for folder in args.compare))
+        print("\n".join(_bag_text.comparison(found, *map(str, args.compare))))
         return 0
     _check(args)
+    from spanvla_ros.cli import _bag_text
     from spanvla_ros.data.bag import Bag
     from spanvla_ros.data.replay import recorded_infos
     from spanvla_ros.evaluation import gate as gates
@@ -97,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
             track = planned.track
             raise InputError(f"bag {args.bag} allows no plan; skipped: {dict(track.skipped)}; the last reason: {track.reason}")
         summary = judge(args, bag, planned, told, gate)
-    print(overview(summary, args.out))
+    print(_bag_text.overview(summary, args.out))
     return 1 if summary["gate"] and not summary["gate"]["passed"] else 0
 
 
@@ -146,7 +149,7 @@ def record(plan: Plan) -> dict[str, Any]:
 def judge(args: argparse.Namespace, bag: Bag, planned: Planned, told: Sequence[tuple[int, Mapping[str, Any]]], gate: Gate) -> dict[str, Any]:
     """Figures, verdicts, pictures and report; returns the summary."""
     from spanvla_ros.data import film
-    from spanvla_ros.evaluation import bag_page, judgement, openloop, results, supervision, timeline
+    from spanvla_ros.evaluation import bag_page, judgement, openloop, results, timeline
 
     plans, track = planned.plans, planned.track
     stamps, poses = track.poses()
@@ -210,46 +213,3 @@ def verdict(file: Path | None, checks: Sequence[Check]) -> dict[str, Any] | None
     if file is None:
         return None
     return {"file": str(file), "passed": all(check.verdict != FAIL for check in checks), "checks": [check.to_dict() for check in checks]}
-
-
-def overview(summary: Mapping[str, Any], out: Path) -> str:
-    """What a person wants to see first."""
-    from spanvla_ros.evaluation.bag_page import text_of
-
-    lines = [f"{summary['plans']} plans from {summary['images']} images, {summary['plans_with_reasoning']} with reasoning"]
-    if summary["skipped"]:
-        lines.append("skipped: " + ", ".join(f"{count} {code}" for code, count in summary["skipped"].items()))
-    for horizon, entry in summary["ade_m"].items():
-        text = "beyond the recording"
-        if entry is not None:
-            text = f"model {entry['model']:.2f} m, constant velocity {entry['constant_velocity']:.2f} m, n = {entry['n']}"
-        lines.append(f"ADE at {horizon} s: {text}")
-    latency = summary["plan_latency_ms"]
-    if latency:
-        lines.append(f"plan latency: p50 {latency['p50']:.0f} ms, p95 {latency['p95']:.0f} ms, p99 {latency['p99']:.0f} ms")
-    lines.append("states: " + ", ".join(f"{state} {share:.1%}" for state, share in summary["states"]["share"].items()))
-    if summary["gate"]:
-        lines += [f"{c['verdict']:7} {c['name']:22} {text_of(c['name'], c['value']):>9}  {c['limit']}" for c in summary["gate"]["checks"]]
-        lines.append("the gate passes" if summary["gate"]["passed"] else "the gate fails")
-    return "\n".join([*lines, f"results in {out}: report.html, summary.json, {PLANS}, {', '.join(summary['pictures'])}"])
-
-
-def comparison(found: Mapping[str, Any], first: str, second: str) -> list[str]:
-    """Lines about two results."""
-    from spanvla_ros.evaluation.bag_page import text_of
-
-    lines = [f"A = {first}", f"B = {second}", f"{found['common']} plans in both; only in A {found['only_first']}, only in B {found['only_second']}"]
-    lines += [f"identical plans: {found['identical']}", "", f"{'':22}{'A':>10}{'B':>10}{'B - A':>9}  95 % interval"]
-    newest = None
-    for horizon, entry in found["ade_m"].items():
-        if entry is not None:
-            newest = entry if float(horizon) <= 3 else newest
-            lines.append(
-                f"ADE {horizon} s{'':16}{entry['first']:8.2f} m{entry['second']:8.2f} m{entry['mean']:+8.2f}m  [{entry['low']:+.2f}, {entry['high']:+.2f}]"
-            )
-    lines += [f"{name:22}{text_of(name, one):>10}{text_of(name, two):>10}" for name, (one, two) in found["figures"].items() if not name.startswith("ade_")]
-    if newest is None or newest["pieces"] < FEWEST_PIECES:
-        said = "too short a drive to tell them apart"
-    else:
-        said = "B is nearer to the drive" if newest["high"] < 0 else "B is farther from the drive" if newest["low"] > 0 else "no difference that this drive can show"
-    return [*lines, "", said]

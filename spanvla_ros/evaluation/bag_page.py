@@ -44,7 +44,8 @@ def moments(rows: Sequence[Mapping[str, Any]], engagement: Sequence[tuple[int, b
 
 def page(summary: Mapping[str, Any], timeline: str, looks: Mapping[int, str], pictures: Mapping[int, bytes]) -> str:
     """The whole report. summary: of summary.json; timeline: SVG; looks: of `moments`; pictures: t0 -> JPEG."""
-    parts = [_head(summary), _checks(summary), _tiles(summary), _timeline(summary, timeline), _errors(summary), _looks(summary, looks, pictures), _figures(summary)]
+    parts = [_head(summary), _checks(summary), _tiles(summary), _timeline(summary, timeline), _errors(summary)]
+    parts += [_looks(summary, looks, pictures), _figures(summary)]
     return PAGE.format(title=html.escape(f"bag: {summary['bag']}"), body="\n".join(part for part in parts if part))
 
 
@@ -75,26 +76,29 @@ def _checks(summary: Mapping[str, Any]) -> str:
     rows = []
     for check in summary["gate"]["checks"]:
         name, word = check["name"], check["verdict"]
-        cells = f"<td>{text_of(name, check['value'])}</td><td>{html.escape(check['limit'])}</td>"
-        rows.append(
-            f"<tr><th>{name}</th>{cells}<td style='color:{_VERDICTS[word]}'><b>{word}</b></td><td class='text'>{html.escape(FIGURES[name][0])}</td></tr>"
+        cells = (
+            f"<td>{text_of(name, check['value'])}</td><td>{html.escape(check['limit'])}</td><td style='color:{_VERDICTS[word]}'><b>{word}</b></td>"
         )
+        rows.append(f"<tr><th>{name}</th>{cells}<td class='text'>{html.escape(FIGURES[name][0])}</td></tr>")
     head = "<tr><th>figure</th><th>value</th><th>limit</th><th>verdict</th><th></th></tr>"
     return f"<h2>Gate</h2><section class='wide'><table class='numbers'>{head}{''.join(rows)}</table></section>"
 
 
 def _tiles(summary: Mapping[str, Any]) -> str:
-    figures = summary["figures"]
+    def told(name: str) -> str:
+        return text_of(name, summary["figures"][name])
+
+    states = summary["states"]
     tiles = [
-        (f"ADE {summary['horizon']} s", text_of("ade_3s_m", figures[f"ade_{summary['horizon']}s_m"]), "distance to what was driven"),
-        ("plans with comfort", text_of("comfort_share", figures["comfort_share"]), "PDMS C, nuPlan's bounds"),
-        ("plans beyond a limit", text_of("invalid_share", figures["invalid_share"]), "speed, acceleration, yaw rate"),
-        ("text contradicts plan", text_of("contradiction_share", figures["contradiction_share"]), f"agrees {text_of('agreement_share', figures['agreement_share'])}"),
-        ("time for a plan", text_of("latency_p50_ms", figures["latency_p50_ms"]), f"95th percentile {text_of('latency_p95_ms', figures['latency_p95_ms'])}"),
-        ("heartbeats in NOMINAL", text_of("nominal_share", figures["nominal_share"]), summary["states"]["source"]),
-        ("deadline missed", text_of("deadline_miss_share", figures["deadline_miss_share"]), f"{summary['states']['deadline_misses']} plans"),
-        ("take-overs", str(summary["takeovers"]) if summary["takeovers"] is not None else _MISSING, "a person took the wheel"),
-    ]  # fmt: skip
+        (f"ADE {summary['horizon']} s", told(f"ade_{summary['horizon']}s_m"), "distance to what was driven"),
+        ("plans with comfort", told("comfort_share"), "PDMS C, nuPlan's bounds"),
+        ("plans beyond a limit", told("invalid_share"), "speed, acceleration, yaw rate"),
+        ("text contradicts plan", told("contradiction_share"), f"agrees {told('agreement_share')}"),
+        ("time for a plan", told("latency_p50_ms"), f"95th percentile {told('latency_p95_ms')}"),
+        ("heartbeats in NOMINAL", told("nominal_share"), states["source"]),
+        ("deadline missed", told("deadline_miss_share"), f"{states['deadline_misses']} plans"),
+        ("take-overs", _MISSING if summary["takeovers"] is None else str(summary["takeovers"]), "a person took the wheel"),
+    ]
     cells = "".join(f"<div><span>{html.escape(n)}</span><b>{html.escape(v)}</b><small>{html.escape(t)}</small></div>" for n, v, t in tiles)
     return f"<h2>At a glance</h2><section class='tiles'>{cells}</section>"
 
@@ -104,7 +108,8 @@ def _timeline(summary: Mapping[str, Any], drawing: str) -> str:
     if summary["takeovers"] is not None:
         colors |= {"automation drives": AUTOMATIC, "person drives": PERSON}
     key = "".join(f"<span><i style='background:{color}'></i>{name}</span>" for name, color in colors.items())
-    how = "as the planner told them in the car" if summary["states"]["source"] == "recorded" else "of the supervisor over this bag, with the time that plans took here"
+    simulated = "of the supervisor over this bag, with the time that plans took here"
+    how = "as the planner told them in the car" if summary["states"]["source"] == "recorded" else simulated
     text = (
         f"States {how}. The grey line is the error of a car that keeps its speed; the dashed line is the deadline. Red marks below the states: "
         "images that gave no plan; at the bottom: plans that break a limit or contradict their text (hold the pointer over them)."
@@ -130,8 +135,8 @@ def _looks(summary: Mapping[str, Any], looks: Mapping[int, str], pictures: Mappi
     for t0_ns, why in looks.items():
         if t0_ns in pictures:
             data = base64.b64encode(pictures[t0_ns]).decode()
-            when = f"{(t0_ns - summary['start_ns']) / NS_PER_S:.1f} s"
-            cards.append(f"<figure><img src='data:image/jpeg;base64,{data}' alt='' loading='lazy'><figcaption>{when} <b>{html.escape(why)}</b></figcaption></figure>")
+            text = f"{(t0_ns - summary['start_ns']) / NS_PER_S:.1f} s <b>{html.escape(why)}</b>"
+            cards.append(f"<figure><img src='data:image/jpeg;base64,{data}' alt='' loading='lazy'><figcaption>{text}</figcaption></figure>")
     if not cards:
         return ""
     text = "Blue: the plan; orange: what was driven. A take-over is preceded by what the planner wanted a second before."
@@ -139,9 +144,8 @@ def _looks(summary: Mapping[str, Any], looks: Mapping[int, str], pictures: Mappi
 
 
 def _figures(summary: Mapping[str, Any]) -> str:
-    rows = "".join(
-        f"<tr><th>{name}</th><td>{text_of(name, summary['figures'][name])}</td><td class='text'>{html.escape(text)}</td></tr>" for name, (text, _) in FIGURES.items()
-    )
+    told = [(name, text_of(name, summary["figures"][name]), html.escape(text)) for name, (text, _) in FIGURES.items()]
+    rows = "".join(f"<tr><th>{name}</th><td>{value}</td><td class='text'>{text}</td></tr>" for name, value, text in told)
     skipped = ", ".join(f"{count} {code}" for code, count in summary["skipped"].items()) or "nothing"
     return (
         f"<h2>All figures</h2><section class='wide'><table class='numbers'>{rows}</table></section>"

@@ -36,7 +36,8 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, An
     """Figures of both, and for the plans of the same instants the difference of their errors, second minus first.
 
     ade_m: horizon -> {first, second, mean, low, high, n, pieces}: means in metres over n plans and the difference with its 95 % interval
-    (bootstrap over pieces of the drive, seeded), None without such plans. identical: plans with the same waypoints and text, to the last digit. ConfigError without a common plan.
+    (bootstrap over pieces of the drive, seeded), None without such plans. identical: plans with the same waypoints and
+    text, to the last digit. ConfigError without a common plan.
     """
     one, two = ({row["t0_ns"]: row for row in summary["rows"]} for summary in (first, second))
     common = sorted(one.keys() & two.keys())

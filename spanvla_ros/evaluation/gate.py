@@ -49,7 +49,8 @@ class Gate:
 
     def check(self, figures: Mapping[str, float | None]) -> list[Check]:
         """One verdict per limit, in the order of the file."""
-        return [Check(name=name, value=figures[name], limit=str(limit), verdict=_verdict(limit, figures[name])) for name, limit in self.limits.items()]
+        told = [(name, limit, figures[name]) for name, limit in self.limits.items()]
+        return [Check(name=name, value=value, limit=str(limit), verdict=_verdict(limit, value)) for name, limit, value in told]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,9 @@ _COMPARED_S = np.arange(0.0, 2.01, 0.5)
 # what is skipped without being a failure: images before the model's history is complete, and messages that are no image
 _NO_FAILURE = ("HISTORY_SHORT", "ODOMETRY_INVALID", "COMMAND_UNKNOWN")
 
+_LATENCIES = {"p50": "median", "p95": "95th percentile", "p99": "99th percentile", "max": "longest"}
+_STATES = tuple(state.value for state in State if state is not State.WAITING)
+
 # name -> (meaning, unit); shares are 0-1
 FIGURES: dict[str, tuple[str, str]] = {
     "plans": ("plans", ""),
@@ -36,9 +39,9 @@ FIGURES: dict[str, tuple[str, str]] = {
     "contradiction_share": ("plans whose text says the opposite of what they do", "share"),
     "agreement_share": ("plans that do what their text says, of those where it can be told", "share"),
     "deadline_miss_share": ("plans that came later than `supervisor.deadline_s`", "share"),
-    **{f"{state.value.lower()}_share": (f"heartbeats in {state.value} from the first plan on", "share") for state in State if state is not State.WAITING},
-    **{f"latency_{name}_ms": (f"time for a plan, {text}", "ms") for name, text in (("p50", "median"), ("p95", "95th percentile"), ("p99", "99th percentile"), ("max", "longest"))},
-}  # fmt: skip
+    **{f"{state.lower()}_share": (f"heartbeats in {state} from the first plan on", "share") for state in _STATES},
+    **{f"latency_{name}_ms": (f"time for a plan, {text}", "ms") for name, text in _LATENCIES.items()},
+}
 
 
 def judge(plan: Plan, future_base: np.ndarray, limits: validity.Limits, before: Plan | None) -> dict[str, Any]:
@@ -97,7 +100,7 @@ def figures(rows: Sequence[Mapping[str, Any]], skipped: Mapping[str, int], super
         "contradiction_share": _share(verdicts[Verdict.CONTRADICTS.value], sum(verdicts.values())),
         "agreement_share": _share(verdicts[Verdict.AGREES.value], told),
         "deadline_miss_share": _share(supervision.deadline_misses, supervision.plans),
-        **{f"{state.value.lower()}_share": shares.get(state.value, 0.0) if shares else None for state in State if state is not State.WAITING},
+        **{f"{state.lower()}_share": shares.get(state, 0.0) if shares else None for state in _STATES},
         **{f"latency_p{p}_ms": float(np.percentile(times, p)) if len(times) else None for p in (50, 95, 99)},
         "latency_max_ms": float(times.max()) if len(times) else None,
     }

@@ -62,7 +62,8 @@ def means(entries: Sequence[Mapping[str, tuple[float, float]]]) -> dict[str, dic
     result: dict[str, dict[str, float] | None] = {}
     for horizon in map(str, HORIZONS_S):
         pairs = np.array([entry[horizon] for entry in entries if horizon in entry])
-        result[horizon] = {"model": float(pairs[:, 0].mean()), "constant_velocity": float(pairs[:, 1].mean()), "n": len(pairs)} if len(pairs) else None
+        means_m = pairs.mean(axis=0) if len(pairs) else None
+        result[horizon] = None if means_m is None else {"model": float(means_m[0]), "constant_velocity": float(means_m[1]), "n": len(pairs)}
     return result
 
 

@@ -66,9 +66,10 @@ def draw(
             parts.append(_tick(x(row["t0_ns"]), y - _GAP + 5, _LIMIT, "; ".join(row["broken"]) or row["said"]))
     parts += _axis(x, start, end, y)
     for stamp in marks:
+        at, color = f"{x(stamp):.1f}", TAKEOVER
         parts.append(
-            f"<g><title>take-over at {(stamp - start) / NS_PER_S:.1f} s</title><path d='M{x(stamp):.1f} 14V{y - 4:.0f}' stroke='{TAKEOVER}' "
-            f"stroke-width='1.4' stroke-dasharray='5 3'/><text x='{x(stamp):.1f}' y='10' text-anchor='middle' style='fill:{TAKEOVER}'>take-over</text></g>"
+            f"<g><title>take-over at {(stamp - start) / NS_PER_S:.1f} s</title><path d='M{at} 14V{y - 4:.0f}' stroke='{color}' stroke-width='1.4' "
+            f"stroke-dasharray='5 3'/><text x='{at}' y='10' text-anchor='middle' style='fill:{color}'>take-over</text></g>"
         )
     return f"<svg viewBox='0 0 {WIDTH} {y + 18:.0f}' xmlns='http://www.w3.org/2000/svg' role='img'>{''.join(parts)}</svg>"
 
@@ -77,9 +78,8 @@ def _band(label: str, y: float, spans: Sequence[tuple[float, str, str]], end: fl
     """Coloured stretches; each lasts until the next begins."""
     parts = [f"<text x='{LEFT - 6}' y='{y + 12:.0f}' text-anchor='end'>{label}</text>"]
     for (left, color, text), right in zip(spans, [span[0] for span in spans[1:]] + [end]):
-        parts.append(
-            f"<rect x='{left:.1f}' y='{y:.0f}' width='{max(right - left, 0.6):.1f}' height='{_BAND}' fill='{color}'><title>{html.escape(text)}</title></rect>"
-        )
+        box = f"x='{left:.1f}' y='{y:.0f}' width='{max(right - left, 0.6):.1f}' height='{_BAND}'"
+        parts.append(f"<rect {box} fill='{color}'><title>{html.escape(text)}</title></rect>")
     return parts
 
 
