@@ -1,4 +1,5 @@
 import json
+import re
 
 import bags
 import cv2
@@ -208,7 +209,8 @@ def test_a_gate_decides_the_exit_code(tmp_path, planner, capsys):
     judged = json.loads((tmp_path / "worse/summary.json").read_text())["gate"]
     assert not judged["passed"] and [check["verdict"] for check in judged["checks"]] == ["pass", "fail", "skipped", "pass"]
     page = (tmp_path / "worse/report.html").read_text()
-    assert "1 of 4 limits are broken" in page and "at most 0.5" in page
+    assert not re.search(r"(src|href)=['\"](?!data:|#)", page), "something is loaded from elsewhere"
+    assert "1 of 4 limits are broken" in page and "at most 0.50 m" in page
     # and the two results side by side
     assert main(["bag", "--compare", str(tmp_path / "out"), str(tmp_path / "worse")]) == 0
     out = capsys.readouterr().out

@@ -1,5 +1,3 @@
-import dataclasses
-
 import pytest
 
 from spanvla_ros.contracts import ConfigError
@@ -33,7 +31,8 @@ def test_the_gate_of_the_package_judges_by_the_defaults_of_the_node():
     assert {"ade_3s_m", "comfort_share", "invalid_share", "deadline_miss_share", "nominal_share", "contradiction_share", "latency_p95_ms"} <= set(
         gate.limits
     )
-    assert str(gate.limits["comfort_share"]) == "at least 0.9" and str(dataclasses.replace(Limit(min=1.0), max=2.0)) == "at least 1 and at most 2"
+    assert gate.limits["comfort_share"].words("comfort_share") == "at least 90.0 %"
+    assert Limit(min=1.0, max=2.0).words("ade_1s_m") == "at least 1.00 m and at most 2.00 m"
 
 
 @pytest.mark.parametrize(

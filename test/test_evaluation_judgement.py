@@ -28,8 +28,12 @@ def plan(at_s=0.0, speed=10.0, accel=0.0, offset_m=0.0, text="", took_ms=50.0):
     )  # fmt: skip
 
 
-def row(of, before=None, future=None):
-    return judge(of, plan().waypoints_base if future is None else future, validity.Limits(), before)
+def judged(*plans):
+    return judge(plans, [plan().waypoints_base] * len(plans), validity.Limits())
+
+
+def row(of, before=None):
+    return judged(*([before] if before else []), of)[-1]
 
 
 def test_a_steady_plan_is_right_comfortable_and_allowed():
@@ -56,7 +60,7 @@ def test_a_jump_is_measured_at_the_same_instants():
 
 
 def test_figures_have_every_name_and_count_what_they_say():
-    rows = [row(plan(0.1 * k, took_ms=10.0 * (k + 1), offset_m=0.3)) for k in range(10)] + [row(plan(1.0, accel=8.0))]
+    rows = judged(*(plan(0.1 * k, took_ms=10.0 * (k + 1), offset_m=0.3) for k in range(10)), plan(1.0, accel=8.0))
     beats = [(0, "WAITING", "HISTORY_SHORT")] * 4 + [(0, "NOMINAL", "OK")] * 3 + [(0, "HOLD", "IMAGE_STALE")]
     found = figures(
         rows,
@@ -125,14 +129,15 @@ def test_what_the_car_told_is_counted():
 
 
 def results(offset_m, count=100, bag="drive"):
-    rows = [row(plan(0.1 * k, offset_m=offset_m + 0.1 * (k % 7))) for k in range(count)]
+    rows = judged(*(plan(0.1 * k, offset_m=offset_m + 0.1 * (k % 7)) for k in range(count)))
     return {"bag": bag, "rows": rows, "figures": figures(rows, {}, NOTHING)}
 
 
 def test_a_comparison_is_paired_and_sees_what_is_surely_better():
-    found = compare(results(0.5), results(0.2))
+    first = results(0.5)
+    found = compare(first, results(0.2))
     assert found["common"] == 100 and found["identical"] == 0
     entry = found["ade_m"]["3"]
     assert entry["mean"] == pytest.approx(-0.3, abs=1e-6) and entry["low"] <= entry["mean"] <= entry["high"] < 0 and entry["pieces"] == 5
-    same = compare(results(0.5), results(0.5))
+    same = compare(first, first)
     assert same["identical"] == 100 and same["ade_m"]["3"]["mean"] == 0

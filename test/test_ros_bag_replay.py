@@ -87,10 +87,10 @@ def test_a_bag_played_to_the_node_gives_the_plans_of_the_command(tmp_path, engin
         assert summary["planner"] == f"node {NODE}" and summary["skipped"] == json.loads((tmp_path / "bag/summary.json").read_text())["skipped"]
 
 
-def test_nobody_who_listens_is_said_in_one_line(tmp_path, drive, monkeypatch, capsys):
+def test_nobody_who_listens_is_said_in_one_line(tmp_path, drive, monkeypatch, capfd):
     from spanvla_ros.ros import player
 
     monkeypatch.setattr(player, "PLANNER_TIMEOUT_S", 0.5)
     words = [word for name, topic in CAMERAS.items() for word in ("--camera", f"{name}={topic}")]
     assert main(["bag", str(drive), *words, "--odometry", ODOMETRY, "--play", "--out", str(tmp_path)]) == 2
-    assert f"nobody listens to {IMAGE}" in capsys.readouterr().err
+    assert f"nobody listens to {IMAGE}" in capfd.readouterr().err

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from spanvla_ros.evaluation.bag_page import text_of
+from spanvla_ros.evaluation.judgement import text_of
 
 # pieces of the drive (of 2 s) below which no verdict is drawn from a comparison
 FEWEST_PIECES = 5

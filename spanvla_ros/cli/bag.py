@@ -153,8 +153,7 @@ def judge(args: argparse.Namespace, bag: Bag, planned: Planned, told: Sequence[t
 
     plans, track = planned.plans, planned.track
     stamps, poses = track.poses()
-    pairs = zip(plans, [None, *plans])
-    rows = [judgement.judge(plan, openloop.recorded_future(plan, stamps, poses), gate.validity, before) for plan, before in pairs]
+    rows = judgement.judge(plans, [openloop.recorded_future(plan, stamps, poses) for plan in plans], gate.validity)
     watched = supervise(planned, rows, told, gate)
     figures = judgement.figures(rows, track.skipped, watched)
     checks = gate.check(figures)

@@ -9,7 +9,7 @@ from typing import Any
 
 from spanvla_ros.contracts import NS_PER_S
 from spanvla_ros.evaluation import gate
-from spanvla_ros.evaluation.judgement import FIGURES
+from spanvla_ros.evaluation.judgement import FIGURES, text_of
 from spanvla_ros.evaluation.stylesheet import PAGE
 from spanvla_ros.evaluation.timeline import AUTOMATIC, PERSON, STATE_COLORS, takeovers
 
@@ -47,14 +47,6 @@ def page(summary: Mapping[str, Any], timeline: str, looks: Mapping[int, str], pi
     parts = [_head(summary), _checks(summary), _tiles(summary), _timeline(summary, timeline), _errors(summary)]
     parts += [_looks(summary, looks, pictures), _figures(summary)]
     return PAGE.format(title=html.escape(f"bag: {summary['bag']}"), body="\n".join(part for part in parts if part))
-
-
-def text_of(name: str, value: float | None) -> str:
-    """A figure with its unit."""
-    unit = FIGURES[name][1]
-    if value is None:
-        return _MISSING
-    return {"share": f"{100 * value:.1f} %", "m": f"{value:.2f} m", "ms": f"{value:.0f} ms"}.get(unit, f"{value:g}")
 
 
 def _head(summary: Mapping[str, Any]) -> str:
@@ -131,11 +123,11 @@ def _errors(summary: Mapping[str, Any]) -> str:
 
 
 def _looks(summary: Mapping[str, Any], looks: Mapping[int, str], pictures: Mapping[int, bytes]) -> str:
-    cards = []
+    cards, texts = [], {row["t0_ns"]: row["reasoning"] for row in summary["rows"]}
     for t0_ns, why in looks.items():
         if t0_ns in pictures:
             data = base64.b64encode(pictures[t0_ns]).decode()
-            text = f"{(t0_ns - summary['start_ns']) / NS_PER_S:.1f} s <b>{html.escape(why)}</b>"
+            text = f"{(t0_ns - summary['start_ns']) / NS_PER_S:.1f} s <b>{html.escape(why)}</b> {html.escape(texts[t0_ns])}"
             cards.append(f"<figure><img src='data:image/jpeg;base64,{data}' alt='' loading='lazy'><figcaption>{text}</figcaption></figure>")
     if not cards:
         return ""

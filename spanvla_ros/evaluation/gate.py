@@ -11,7 +11,7 @@ from typing import Literal
 
 from spanvla_ros import config
 from spanvla_ros.contracts import ConfigError
-from spanvla_ros.evaluation.judgement import FIGURES
+from spanvla_ros.evaluation.judgement import FIGURES, text_of
 from spanvla_ros.planning import supervisor, validity
 
 PASS, FAIL, SKIPPED = "pass", "fail", "skipped"
@@ -25,9 +25,10 @@ class Limit:
     max: float | None = None
     missing: Literal["fail", "skip"] = "fail"
 
-    def __str__(self) -> str:
+    def words(self, name: str) -> str:
+        """The limit of a figure in words, with its unit."""
         sides = (("at least", self.min), ("at most", self.max))
-        return " and ".join(f"{word} {value:g}" for word, value in sides if value is not None)
+        return " and ".join(f"{word} {text_of(name, value)}" for word, value in sides if value is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,7 @@ class Gate:
     def check(self, figures: Mapping[str, float | None]) -> list[Check]:
         """One verdict per limit, in the order of the file."""
         told = [(name, limit, figures[name]) for name, limit in self.limits.items()]
-        return [Check(name=name, value=value, limit=str(limit), verdict=_verdict(limit, value)) for name, limit, value in told]
+        return [Check(name=name, value=value, limit=limit.words(name), verdict=_verdict(limit, value)) for name, limit, value in told]
 
 
 @dataclass(frozen=True, kw_only=True)

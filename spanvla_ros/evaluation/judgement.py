@@ -22,7 +22,7 @@ from spanvla_ros.planning.trajectory import densify
 _COMFORT_SAMPLES = 41
 _COMPARED_S = np.arange(0.0, 2.01, 0.5)
 # what is skipped without being a failure: images before the model's history is complete, and messages that are no image
-_NO_FAILURE = ("HISTORY_SHORT", "ODOMETRY_INVALID", "COMMAND_UNKNOWN")
+NO_FAILURE = ("HISTORY_SHORT", "ODOMETRY_INVALID", "COMMAND_UNKNOWN")
 
 _LATENCIES = {"p50": "median", "p95": "95th percentile", "p99": "99th percentile", "max": "longest"}
 _STATES = tuple(state.value for state in State if state is not State.WAITING)
@@ -44,32 +44,47 @@ FIGURES: dict[str, tuple[str, str]] = {
 }
 
 
-def judge(plan: Plan, future_base: np.ndarray, limits: validity.Limits, before: Plan | None) -> dict[str, Any]:
-    """The row of one plan: errors against the recorded future (T, 3), comfort, broken limits, text, and its shift against the plan before."""
-    dense = densify(plan)
-    said = consistency.check(plan) if plan.reasoning else None
-    return {
-        "t0_ns": plan.t0_ns,
-        "plan_hash": hashlib.sha256(plan.waypoints_base.tobytes() + plan.reasoning.encode()).hexdigest()[:12],
-        "latency_ms": plan.timings_ms.get("total"),
-        "speed_mps": plan.speed_mps,
-        **openloop.errors(plan, future_base),
-        "comfortable": _comfortable(dense),
-        "broken": validity.violations(dense, limits),
-        "jump_m": None if before is None else _jump(dense, densify(before)),
-        "verdict": said.verdict.value if said else None,
-        "said": str(said) if said else "",
-        "reasoning": plan.reasoning,
-    }
+def text_of(name: str, value: float | None) -> str:
+    """A figure with its unit."""
+    unit = FIGURES[name][1]
+    if value is None:
+        return "–"
+    return {"share": f"{100 * value:.1f} %", "m": f"{value:.2f} m", "ms": f"{value:.0f} ms"}.get(unit, f"{value:g}")
 
 
-def _comfortable(dense: Trajectory) -> bool:
-    states = np.zeros((1, min(len(dense.times_s), _COMFORT_SAMPLES), 11))
-    count = states.shape[1]
-    states[0, :, :3], states[0, :, 3] = dense.poses_odom[:count], dense.speeds_mps[:count]
-    states[0, :, 5], states[0, :, 9] = dense.accelerations_mps2[:count], dense.yaw_rates_rps[:count]
-    states[0, :, 6] = states[0, :, 3] * states[0, :, 9]
-    return bool(comfort(states, "v1")[0][0])
+def judge(plans: Sequence[Plan], futures_base: Sequence[np.ndarray], limits: validity.Limits) -> list[dict[str, Any]]:
+    """A row per plan: errors against its recorded future (T, 3), comfort, broken limits, text, and its shift against the plan before."""
+    dense = [densify(plan) for plan in plans]
+    rows = []
+    for k, (plan, future, comfortable) in enumerate(zip(plans, futures_base, _comfortable(dense))):
+        said = consistency.check(plan) if plan.reasoning else None
+        rows.append(
+            {
+                "t0_ns": plan.t0_ns,
+                "plan_hash": hashlib.sha256(plan.waypoints_base.tobytes() + plan.reasoning.encode()).hexdigest()[:12],
+                "latency_ms": plan.timings_ms.get("total"),
+                "speed_mps": plan.speed_mps,
+                **openloop.errors(plan, future),
+                "comfortable": comfortable,
+                "broken": validity.violations(dense[k], limits),
+                "jump_m": _jump(dense[k], dense[k - 1]) if k else None,
+                "verdict": said.verdict.value if said else None,
+                "said": str(said) if said else "",
+                "reasoning": plan.reasoning,
+            }
+        )
+    return rows
+
+
+def _comfortable(dense: Sequence[Trajectory]) -> list[bool]:
+    """All have the horizon of the model, so that they are judged at once."""
+    count = min(len(dense[0].times_s), _COMFORT_SAMPLES) if dense else 0
+    states = np.zeros((len(dense), count, 11))
+    for state, plan in zip(states, dense):
+        state[:, :3], state[:, 3] = plan.poses_odom[:count], plan.speeds_mps[:count]
+        state[:, 5], state[:, 9] = plan.accelerations_mps2[:count], plan.yaw_rates_rps[:count]
+        state[:, 6] = state[:, 3] * state[:, 9]
+    return [bool(score) for score in comfort(states, "v1")[0]] if dense else []
 
 
 def _jump(now: Trajectory, before: Trajectory) -> float | None:
@@ -83,7 +98,7 @@ def _jump(now: Trajectory, before: Trajectory) -> float | None:
 
 def figures(rows: Sequence[Mapping[str, Any]], skipped: Mapping[str, int], supervision: Supervision) -> dict[str, float | None]:
     """Every name of FIGURES; None where this drive can't tell."""
-    refused = sum(count for code, count in skipped.items() if code not in _NO_FAILURE)
+    refused = sum(count for code, count in skipped.items() if code not in NO_FAILURE)
     verdicts = Counter(row["verdict"] for row in rows if row["verdict"])
     told = verdicts[Verdict.AGREES.value] + verdicts[Verdict.CONTRADICTS.value]
     times = np.array([row["latency_ms"] for row in rows if row["latency_ms"] is not None])

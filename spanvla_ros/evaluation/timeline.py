@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from spanvla_ros.contracts import NS_PER_S
+from spanvla_ros.evaluation.judgement import NO_FAILURE
 
-WIDTH, LEFT, RIGHT = 1000, 86, 12
+WIDTH, LEFT, RIGHT = 1000, 52, 12
 STATE_COLORS = {"WAITING": "#afb8c1", "NOMINAL": "#2da44e", "HOLD": "#d4a72c", "STOPPING": "#e16f24", "STOPPED": "#cf222e"}
 AUTOMATIC, PERSON, TAKEOVER = "#8250df", "#d8dee4", "#cf222e"
 _BAND, _PLOT, _GAP = 16, 74, 14
@@ -46,7 +47,7 @@ def draw(
         parts += _band("drives", y, [(x(s), AUTOMATIC if on else PERSON, "automation" if on else "person") for s, on in engagement], x(end))
         y += _BAND + 6
     parts += _band("state", y, [(x(s), STATE_COLORS.get(state, _BASE_LINE), f"{state}: {why}") for s, state, why in states], x(end))
-    parts += [_tick(x(stamp), y + _BAND, _LIMIT, f"no plan: {code}") for stamp, code in refused]
+    parts += [_tick(x(stamp), y + _BAND, _LIMIT, f"no plan: {code}") for stamp, code in refused if code not in NO_FAILURE]
     y += _BAND + _GAP
     plots: list[tuple[str, Sequence[tuple[float, float]], float | None]] = []
     step = max(1, len(motion[0]) // _POINTS)
@@ -89,14 +90,14 @@ def _tick(x: float, y: float, color: str, text: str) -> str:
 
 def _plot(label: str, points: Sequence[tuple[float, float]], beside: Sequence[tuple[float, float]], limit: float | None, y: float) -> list[str]:
     """A line over time, a grey one beside it, and a dashed limit where it is in sight."""
-    top = 1.1 * max(max(value for _, value in [*points, *beside]), 1e-3)
+    top = 1.2 * max(max(value for _, value in [*points, *beside]), 1e-3)
     floor = min(0.0, 1.1 * min(value for _, value in points))
     bottom = y + _PLOT
 
     def height(value: float) -> float:
         return bottom - _PLOT * (value - floor) / (top - floor)
 
-    parts = [f"<text x='{LEFT - 6}' y='{y + _PLOT / 2 - 6:.0f}' text-anchor='end'>{html.escape(label)}</text>"]
+    parts = []
     for value in _round_steps(floor, top):
         parts.append(
             f"<path d='M{LEFT} {height(value):.1f}H{WIDTH - RIGHT}' stroke='#eaeef2'/>"
@@ -108,11 +109,12 @@ def _plot(label: str, points: Sequence[tuple[float, float]], beside: Sequence[tu
         if line:
             path = "L".join(f"{at:.1f} {height(value):.1f}" for at, value in line)
             parts.append(f"<path d='M{path}' fill='none' stroke='{color}' stroke-width='1.4' stroke-linejoin='round'/>")
+    parts.append(f"<text x='{LEFT + 5}' y='{y + 9:.0f}'>{html.escape(label)}</text>")
     return parts
 
 
 def _round_steps(low: float, high: float) -> list[float]:
-    """Two or three round numbers, the middle one left to the label."""
+    """Two or three round numbers."""
     raw = (high - low) / 2
     step = next(s for s in (m * 10.0 ** np.floor(np.log10(raw)) for m in (1, 2, 5, 10)) if s >= 0.75 * raw)
     return [float(v) for v in np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step]
