@@ -15,9 +15,6 @@ PLAN_RGB, TRUTH_RGB, CAPTION_RGB = (40, 160, 255), (255, 170, 40), (255, 255, 25
 NEAR_M = 0.5
 DEMO_MOUNTING = Mounting(width=448, height=252, hfov_deg=70.0, x_m=1.5, y_m=0.0, z_m=1.55)
 
-# columns: right, down, forward of the optical frame in base_link (x forward, y left, z up)
-_BASE_FROM_LEVEL = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
-
 
 @dataclass(frozen=True, kw_only=True)
 class Camera:
@@ -31,14 +28,9 @@ class Camera:
     def mounted(cls, mounting: Mounting, size: tuple[int, int]) -> Camera:
         """A camera of a rig file, for pictures of `size`."""
         height, width = size
-        focal = width / 2 / np.tan(np.radians(mounting.hfov_deg) / 2)
-        yaw, pitch = np.radians([mounting.yaw_deg, mounting.pitch_deg])
-        left = np.array([[np.cos(yaw), -np.sin(yaw), 0], [np.sin(yaw), np.cos(yaw), 0], [0, 0, 1]])
-        down = np.array([[np.cos(pitch), 0, np.sin(pitch)], [0, 1, 0], [-np.sin(pitch), 0, np.cos(pitch)]])
-        pose = np.eye(4)
-        pose[:3, :3] = left @ down @ _BASE_FROM_LEVEL
-        pose[:3, 3] = mounting.x_m, mounting.y_m, mounting.z_m
-        return cls(matrix=np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]]), base_from_optical=pose, size=size)
+        focal = mounting.focal_px * width / mounting.width
+        matrix = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]])
+        return cls(matrix=matrix, base_from_optical=mounting.base_from_optical, size=size)
 
     @classmethod
     def level(cls, size: tuple[int, int]) -> Camera:

@@ -9,8 +9,9 @@ from typing import Any
 
 from spanvla_ros.contracts import NS_PER_S, Plan
 from spanvla_ros.planning.messages import OdometrySample
-from spanvla_ros.planning.supervisor import InputWatch, Limits, Reason, State, Supervisor
+from spanvla_ros.planning.supervisor import Limits, Reason, State, Supervisor
 from spanvla_ros.planning.trajectory import densify
+from spanvla_ros.planning.watch import InputWatch
 
 _BEAT_NS = NS_PER_S // 10
 
@@ -88,7 +89,8 @@ def simulated(attempts: Sequence[Attempt], images: Mapping[str, Sequence[int]], 
         elif kind == 3:
             supervisor.reject(Reason(what.reason), seconds)
         else:
-            output = supervisor.tick(seconds, stamp_ns, newest, watch.fault(stamp_ns))
+            fault = watch.fault(stamp_ns)
+            output = supervisor.tick(seconds, stamp_ns, newest, fault.reason if fault else None)
             beats.append((stamp_ns, output.state.value, output.reason.value))
     plans = sum(attempt.took_ms > 0 for attempt, _ in schedule)
     return Supervision(beats=tuple(beats), plans=plans, deadline_misses=supervisor.deadline_misses, source="simulated")
