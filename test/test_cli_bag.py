@@ -117,17 +117,19 @@ def test_late_odometry_is_waited_for(tmp_path, planner):
 
 def test_raw_images_feed_the_same_way(tmp_path, planner):
     make = bags.T["sensor_msgs/msg/Image"]
-    rgb = np.random.default_rng(0).integers(0, 255, (252, 448, 3), dtype=np.uint8)
-    messages = [
-        (topic, stamp, m)
-        if topic == ODOMETRY
-        else ("/raw", stamp, make(header=m.header, height=252, width=448, encoding="rgb8", is_bigendian=0, step=448 * 3, data=rgb.ravel()))
-        for topic, stamp, m in bags.drive(2.0)
-    ]
+    drawn, rgbs = np.random.default_rng(0), {}
+    messages = []
+    for topic, stamp, m in bags.drive(2.0):
+        if topic == IMAGE:
+            rgbs[stamp] = drawn.integers(0, 255, (252, 448, 3), dtype=np.uint8)
+            shape = {"height": 252, "width": 448, "encoding": "rgb8", "is_bigendian": 0, "step": 448 * 3}
+            topic, m = "/raw", make(header=m.header, data=rgbs[stamp].ravel(), **shape)
+        messages.append((topic, stamp, m))
     path = bags.write(tmp_path / "bag", messages)
     assert call(path, tmp_path / "out", camera="front=/raw") == 0
     # the first observation is that of the warm-up
-    np.testing.assert_array_equal(planner.observations[1].images["front"][0].rgb, rgb)
+    first = planner.observations[1].images["front"][0]
+    np.testing.assert_array_equal(first.rgb, rgbs[first.stamp_ns])
 
 
 @pytest.mark.parametrize(
@@ -185,6 +187,23 @@ def test_calibration_comes_from_the_bag(tmp_path):
     np.testing.assert_allclose(camera.base_from_optical[:3, 0], [0, 1, 0], atol=1e-9)
     # a calibration for another picture size is not used
     assert smaller.matrix[0, 2] == 112
+
+
+def test_pictures_of_another_lens_are_turned_into_those_of_the_training(tmp_path, planner):
+    """A camera that sees more than the trained one, as in the node; without the CameraInfo its pictures stay as they are."""
+    messages = []
+    for topic, stamp, m in bags.drive(2.0):
+        if topic == IMAGE:  # white in the middle, where the trained lens looks
+            picture = np.full((252, 448, 3), 40, np.uint8)
+            picture[60:192, 110:338] = 220 - stamp // (S // 10) % 10
+            m = bags.compressed(stamp, cv2.imencode(".jpg", picture)[1].tobytes())
+        messages.append((topic, stamp, m))
+    seen = {}
+    for name, extra in (("with", [("/cam/front/camera_info", START_NS, bags.camera_info(START_NS, focal=160.0))]), ("without", [])):
+        path = bags.write(tmp_path / name, [*extra, *messages])
+        assert call(path, tmp_path / "out") == 0
+        seen[name] = planner.observations[-1].images["front"][-1].rgb.mean()
+    assert seen["with"] > 200 and seen["without"] < 120
 
 
 def test_without_calibration_the_demo_rig_is_assumed(tmp_path):

@@ -15,8 +15,11 @@ import bags  # noqa: E402
 from bags import IMAGE, ODOMETRY, S  # noqa: E402
 from ros_peer import NODE, ROOT, environment, process  # noqa: E402
 
+from spanvla_ros.cli import bag  # noqa: E402
 from spanvla_ros.cli.main import main  # noqa: E402
-from spanvla_ros.ros import parameters  # noqa: E402
+from spanvla_ros.data.replay import NODE_LIMITS  # noqa: E402
+from spanvla_ros.planning.inputs import InputLimits  # noqa: E402
+from spanvla_ros.ros import parameters, rig  # noqa: E402
 
 CAMERAS = {"front": IMAGE, "front_left": "/cam/left/image/compressed", "front_right": "/cam/right/image/compressed"}
 COMMAND = "/command"
@@ -50,12 +53,17 @@ def drive(tmp_path_factory):
         # recorded in the order of arrival: the odometry comes 70 ms after its stamp
         messages.append((topic, stamp + (7 * S // 100 if topic == ODOMETRY else 0), message))
         if topic == IMAGE:
-            shade = message.header.stamp.nanosec // 10_000_000 % 200
+            shade = 60 + message.header.stamp.nanosec // 10_000_000
             for k, side in enumerate(("front_left", "front_right")):
                 late = stamp + (k + 1) * 4_000_000
                 messages.append((CAMERAS[side], late, bags.compressed(late, bags.jpeg(shade + 20 * k))))
     messages.append((COMMAND, bags.START_NS + 2 * S, bags.T["std_msgs/msg/String"](data="left")))
     return bags.write(tmp_path_factory.mktemp("bags") / "drive", sorted(messages, key=lambda entry: entry[1]))
+
+
+def test_a_bag_is_planned_over_with_the_limits_of_the_node():
+    values = {row.name: row.default for row in parameters.PLANNER}
+    assert parameters.limits(InputLimits, values) == NODE_LIMITS and bag.DEMO_RIG == rig.DEMO_RIG
 
 
 def plans(folder):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PLANNER = "/spanvla_planner"
 _TELL_EVERY = 50
-_SILENCES = 3  # unanswered images after which nobody is there
+_SILENCES = 3  # unanswered images after which it is asked whether anybody is there
 # a plan and what plans.jsonl says about its inputs
 Write = Callable[[Plan, Mapping[str, Any]], None]
 
@@ -37,17 +37,18 @@ class Planned:
     planner: str
 
 
-def by_engine(bag: Bag, topics: DriveTopics, engine: Path, command: Command | None, budgets: Mapping[int, int], write: Write) -> Planned:
-    """budgets: t0 in ns -> most tokens of the text of that plan."""
+def by_engine(bag: Bag, topics: DriveTopics, engine: Path, rig: Path, command: Command | None, budgets: Mapping[int, int], write: Write) -> Planned:
+    """rig: file of the cameras of the training; budgets: t0 in ns -> most tokens of the text of that plan."""
     from spanvla_ros.data.replay import Replay
     from spanvla_ros.engine.load import load_planner
+    from spanvla_ros.planning.rig import load_rig
     from spanvla_ros.planning.supervisor import Reason
     from spanvla_ros.ros.worker import warm_up
 
     planner = load_planner(engine)
     try:
         warm_up(planner)  # as the node does before its first plan
-        replay = Replay(bag, planner.spec, topics, command)
+        replay = Replay(bag, planner.spec, topics, command, load_rig(rig))
         progress = _Progress()
         plans = []
         for observation in replay.observations():
@@ -88,7 +89,7 @@ def by_node(bag: Bag, topics: DriveTopics, rate: float, write: Write) -> Planned
             silences = 0 if answer else silences + 1
             if answer is None:
                 track.skip("NO_ANSWER", f"{PLANNER} doesn't answer to the image at {cue.stamp_ns} ns")
-                if silences == _SILENCES:
+                if silences >= _SILENCES and not player.alive:
                     raise NoAnswer(f"{PLANNER} answered to none of {silences} images; {len(plans)} plans were made before")
             elif answer.plan is None:
                 track.skip(answer.reason, answer.detail)

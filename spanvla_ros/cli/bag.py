@@ -32,6 +32,7 @@ OUT/plans.jsonl   one line per plan: raw waypoints in base_link at t0, reasoning
 OUT/overlay.mp4   plan (blue) and recorded drive (orange) in the picture; OUT/strip.png shows six moments of it
 """
 PLANS = "plans.jsonl"
+DEMO_RIG = "config/rigs/demo.yaml"
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -52,6 +53,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="route instruction for the whole bag (default: the command topic of --topics, else unknown)",
     )
     parser.add_argument("--engine", type=Path, metavar="DIR", help="engine folder (default: the demo engine)")
+    parser.add_argument("--rig", type=Path, metavar="FILE", help="cameras that the model was trained with (default: config/rigs/demo.yaml)")
     parser.add_argument(
         "--plan-info",
         metavar="TOPIC",
@@ -95,7 +97,8 @@ def run(args: argparse.Namespace) -> int:
             else:
                 engine = args.engine or share(DEMO_ENGINE)
                 command = Command(args.instruction) if args.instruction else None
-                planned = _bag_plans.by_engine(bag, topics, engine, command, budgets, write)
+                rig = args.rig or share(DEMO_RIG)
+                planned = _bag_plans.by_engine(bag, topics, engine, rig, command, budgets, write)
         if not planned.plans:
             track = planned.track
             raise InputError(f"bag {args.bag} allows no plan; skipped: {dict(track.skipped)}; the last reason: {track.reason}")
@@ -109,7 +112,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.bag is None or args.out is None:
         raise ConfigError("give a bag and --out, or --compare with two results")
     if args.play:
-        for name, value in (("--engine", args.engine), ("--plan-info", args.plan_info), ("--command", args.instruction)):
+        for name, value in (("--engine", args.engine), ("--rig", args.rig), ("--plan-info", args.plan_info), ("--command", args.instruction)):
             if value:
                 raise ConfigError(f"{name} is for an engine in this process, with --play the planner node has its own")
     if args.rate and not args.play:

@@ -16,11 +16,16 @@ from spanvla_ros.data.cues import COMMAND_TYPES, Cue, cues, require
 from spanvla_ros.data.topics import DriveTopics
 from spanvla_ros.planning import messages
 from spanvla_ros.planning.images import decode_jpeg
-from spanvla_ros.planning.inputs import InputBuffer
+from spanvla_ros.planning.inputs import InputBuffer, InputLimits
+from spanvla_ros.planning.lens import fitting
 from spanvla_ros.planning.messages import OdometrySample
+from spanvla_ros.planning.rig import Rig
 from spanvla_ros.planning.supervisor import Reason
 
 log = logging.getLogger(__name__)
+
+# as the planner node has it by default
+NODE_LIMITS = InputLimits(max_skew_s=0.05, refuse_black=True, refuse_frozen=True)
 
 
 class Track:
@@ -86,11 +91,12 @@ class Track:
 class Replay:
     """Feeds a bag to an InputBuffer and counts, by reason code, what can't be used.
 
-    topics.cameras: exactly those of the model. command None: by `topics.command`, unknown until it says something. Raises InputError for
-    cameras or topics that don't fit.
+    topics.cameras: exactly those of the model. command None: by `topics.command`, unknown until it says something. rig: the cameras of
+    the training; where camera_info or /tf_static of the bag differ, pictures are turned into theirs, as in the node. Raises InputError
+    for cameras or topics that don't fit.
     """
 
-    def __init__(self, bag: Bag, spec: ModelSpec, topics: DriveTopics, command: Command | None = None):
+    def __init__(self, bag: Bag, spec: ModelSpec, topics: DriveTopics, command: Command | None = None, rig: Rig | None = None):
         _check_cameras(bag, spec, topics)
         require(bag, topics)
         self.bag, self.spec = bag, spec
@@ -98,7 +104,12 @@ class Replay:
         self.track = Track(self.topics)
         self._fixed = command is not None
         self._command = command or Command.UNKNOWN
-        self._buffer = InputBuffer(spec)
+        self._buffer = InputBuffer(spec, NODE_LIMITS)
+        for name, camera in (rig.cameras if rig else {}).items():
+            info = bag.camera_info(self.topics.cameras[name]) if name in spec.cameras else None
+            if info is not None:
+                lens, _ = fitting(name, camera, info, bag.static_transform(topics.base_frame, info.header.frame_id))
+                self._buffer.set_lens(name, None if lens is None or lens.same else lens)
 
     def observations(self) -> Iterator[Observation]:
         """One per image of the anchor (first) camera that has its history and odometry on both sides."""

@@ -109,3 +109,16 @@ class Lens:
         x, y = np.meshgrid(np.arange(camera.width), np.arange(camera.height))
         moved = (self._pixels + 0.5) * scale - 0.5 - np.stack([x, y], axis=-1)
         return bool(np.abs(moved).max() <= _SAME_PX)
+
+
+def fitting(name: str, camera: Camera, info: Any, base_from_optical: np.ndarray | None) -> tuple[Lens | None, bool]:
+    """The lens that shows the trained view, and whether it also turns to the trained direction; None where the camera doesn't see all of
+    it, or its calibration can't be used."""
+    for mounting in (base_from_optical, None) if base_from_optical is not None else (None,):
+        try:
+            lens = Lens(name, camera, info, mounting)
+        except InputError:
+            return None, False
+        if lens.covers:
+            return lens, mounting is not None
+    return None, False

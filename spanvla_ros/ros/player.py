@@ -19,7 +19,9 @@ from spanvla_ros.ros import conversions, qos
 from spanvla_ros.ros.executor import make_executor
 from spanvla_ros.ros.link import Answer, PlannerLink
 
-PLANNER_TIMEOUT_S, RESET_TIMEOUT_S, ANSWER_TIMEOUT_S = 60.0, 5.0, 30.0
+PLANNER_TIMEOUT_S, RESET_TIMEOUT_S = 60.0, 5.0
+# an image for which a frame of another camera is missing is never answered: wait much longer than an answer took so far, but not for ever
+ANSWER_TIMEOUT_S, FEWEST_S, TIMES = 30.0, 2.0, 10.0
 _POLL_S = 0.05
 # between the frames of the other cameras and the image that asks for a plan of them: topics may overtake each other
 _SETTLE_S = 0.02
@@ -68,6 +70,7 @@ class Player:
             elif topic in inputs:
                 raise PlannerMissing(f"topic {topic} has type {kind}, whose package is not installed")
         self._now_ns = 0
+        self._longest_s: float | None = None
         self._began: tuple[int, float] | None = None
         self._executor = make_executor(self._context)
         self._executor.add_node(self._node)
@@ -95,6 +98,11 @@ class Player:
                 raise PlannerMissing(f"no active planner after {PLANNER_TIMEOUT_S:g} s: {what}")
             time.sleep(_POLL_S)
 
+    @property
+    def alive(self) -> bool:
+        """The planner still tells something at every heartbeat."""
+        return self._link.alive
+
     def send(self, topic: str, stamp_ns: int, raw: bytes) -> None:
         """Publish a message, given as CDR bytes, and let the clock follow its stamp."""
         self._pace(stamp_ns)
@@ -112,9 +120,11 @@ class Player:
             time.sleep(_SETTLE_S)
         self._link.expect(stamp_ns)
         self.send(topic, stamp_ns, raw)
-        answer, planned = self._link.wait(ANSWER_TIMEOUT_S)
+        began_s = time.monotonic()
+        answer, planned = self._link.wait(ANSWER_TIMEOUT_S if self._longest_s is None else max(FEWEST_S, TIMES * self._longest_s))
         if answer is Answer.NONE:
             return None
+        self._longest_s = max(self._longest_s or 0.0, time.monotonic() - began_s)
         info = self._link.info
         if planned is None:
             return Reply(reason=info["reason"], detail=info["detail"])

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from rclpy.node import Node
 
-from spanvla_ros.contracts import ConfigError, InputError, ModelSpec
-from spanvla_ros.planning.lens import Lens
+from spanvla_ros.contracts import ConfigError, ModelSpec
+from spanvla_ros.planning.lens import Lens, fitting
 from spanvla_ros.planning.rig import Camera, load_rig
 from spanvla_ros.ros import qos
 from spanvla_ros.ros.diagnostics import ERROR, OK, WARN
@@ -146,18 +146,6 @@ class RigCheck:
             pose = step @ pose
         return pose
 
-    def _lens(self, name: str, info: Any, pose: np.ndarray | None) -> tuple[Lens | None, bool]:
-        """The lens that shows the trained view, and whether it also turns to the trained direction; None where the camera doesn't
-        see all of it, or its calibration can't be used."""
-        for mounting in (pose, None) if pose is not None else (None,):
-            try:
-                lens = Lens(name, self._cameras[name], info, mounting)
-            except InputError:
-                return None, False
-            if lens.covers:
-                return lens, mounting is not None
-        return None, False
-
     def _judge(self) -> None:
         with self._lock:
             differences, mended, mounted = [], [], []
@@ -166,7 +154,7 @@ class RigCheck:
                 if info is None:
                     continue
                 pose = self._mounting(info.header.frame_id)
-                lens, turned = self._lens(name, info, pose) if self._rectify else (None, False)
+                lens, turned = fitting(name, camera, info, pose) if self._rectify else (None, False)
                 seen = lens_differences(name, camera, info)
                 if lens is None:
                     differences += seen
