@@ -200,6 +200,7 @@ class _Breaker:
     def __init__(self, planner: processes.Node, simulator: processes.Node, witness: _Witness, rng: random.Random, say: Callable[[str], None]):
         self._planner, self._simulator, self._witness, self._rng, self._say = planner, simulator, witness, rng, say
         self._deck: list[str] = []
+        self._doings = {"pause": self._pause, "deactivate": self._deactivate, "reload": self._reload, "reset": self._reset}
 
     def run(self, seconds: float) -> None:
         if not self._wait(START_S, lambda: self._witness.now_s > 0):
@@ -226,7 +227,7 @@ class _Breaker:
         entry: dict[str, Any] = {"names": names, "begin_s": witness.now_s}
         witness.record.faults.append(entry)
         witness.inject([name for name in names if name in faults.SENSOR_FAULTS])
-        refused = [name for name in names if name in PROCESS_FAULTS and not getattr(self, f"_{name}")(duration_s)]
+        refused = [name for name in names if name in PROCESS_FAULTS and not self._doings[name](duration_s)]
         if not set(names) & set(PROCESS_FAULTS):
             self._wait(duration_s)
         witness.inject([])
