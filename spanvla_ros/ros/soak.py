@@ -110,6 +110,7 @@ class _Witness:
         self.record, self._pid = record, pid
         self._limits = validity.Limits()
         self._began_s: float | None = None
+        self._late_s = 0.0
         self.state, self.planned_s = "", 0.0
         self._context = rclpy.Context()
         rclpy.init(context=self._context, domain_id=int(env["ROS_DOMAIN_ID"]))
@@ -169,9 +170,15 @@ class _Witness:
             pass
 
     def _watch(self) -> None:
-        """The planner's memory."""
-        while not self._ending.wait(_SAMPLE_S):
-            if self._began_s is not None:
+        """How late a thread of this process gets its turn, whatever holds the machine up; and the planner's memory."""
+        sampled_s = 0.0
+        while True:
+            before_s = time.monotonic()
+            if self._ending.wait(_TICK_S):
+                return
+            self._late_s += max(0.0, time.monotonic() - before_s - _TICK_S)
+            if self._began_s is not None and before_s - sampled_s >= _SAMPLE_S:
+                sampled_s = before_s
                 try:
                     self.record.rss_mb.append((self.now_s, _rss_mb(self._pid)))
                 except OSError:  # it has ended, which is noted elsewhere
@@ -187,7 +194,7 @@ class _Witness:
         if self._began_s is not None:
             self.record.states.append((self.now_s, info["event"], info["state"], info["reason"]))
             if info["event"] == "heartbeat":
-                self.record.beats.append((self.now_s, _waited_s(self._pid) + _waited_s(os.getpid())))
+                self.record.beats.append((self.now_s, self._late_s + _waited_s(self._pid) + _waited_s(os.getpid())))
 
     def _on_trajectory(self, message: MultiDOFJointTrajectory) -> None:
         broken = validity.violations(conversions.from_trajectory(message), self._limits)
