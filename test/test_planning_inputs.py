@@ -4,6 +4,7 @@ import pytest
 from helpers import demo_spec
 
 from spanvla_ros.contracts import Command, InputError, NotReady
+from spanvla_ros.planning import inputs
 from spanvla_ros.planning.inputs import InputBuffer, InputLimits
 
 S = 1_000_000_000
@@ -36,6 +37,22 @@ def test_frames_and_poses_are_chosen_by_stamp():
 def test_poses_between_odometry_stamps_are_interpolated():
     observation = filled(odometry_hz=7).observe(START + 2 * S - S // 20)
     np.testing.assert_allclose(observation.pose_odom, np.array([8, 0.5, 0.1]) * 1.95, atol=1e-6)
+
+
+def test_a_reset_while_the_newest_picture_is_decoded_is_no_crash(monkeypatch):
+    buffer = filled()
+    buffer.limits = InputLimits(refuse_frozen=True)
+    decode = inputs.decode_jpeg
+
+    def slow(data, name, *rest):
+        if str(START + 2 * S) in name:
+            buffer.reset()
+        return decode(data, name, *rest)
+
+    monkeypatch.setattr(inputs, "decode_jpeg", slow)
+    with pytest.raises(NotReady) as error:
+        buffer.observe(START + 2 * S)
+    assert error.value.code == "IMAGE_MISSING"
 
 
 def test_order_of_arrival_does_not_matter():

@@ -157,3 +157,20 @@ def test_an_expert_that_leaps_is_not_followed_and_one_that_fails_is_told_once(st
     assert settled(drive, 2)[1].reason is Reason.BACKEND_ERROR
     drive.odometry(300)
     settled(drive, 2)
+
+
+def test_a_defect_is_told_and_does_not_end_the_thread(start, monkeypatch, caplog):
+    drive = start()
+    observe = drive.buffer.observe
+
+    def once(*args):
+        monkeypatch.setattr(drive.buffer, "observe", observe)
+        raise KeyError("front")
+
+    monkeypatch.setattr(drive.buffer, "observe", once)
+    drive.image()
+    assert drive.wait(1)[0].reason is Reason.BACKEND_ERROR and "KeyError" in caplog.text
+    drive.buffer.add_image("front", 10 * S + S // 10, np.full((112, 224, 3), 100, np.uint8))
+    drive.odometry(100)
+    assert drive.thread.image(10 * S + S // 10, time.monotonic())
+    assert drive.wait(2)[1].reason is Reason.OK

@@ -47,11 +47,12 @@ def gaps(record: Record) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     times, waited = table.T
     if len(times) < 2:
         return np.zeros(0), np.zeros(0), np.zeros(0)
+    # the sum over the threads of a process falls when one ends
     spoken = np.ones(len(times) - 1, bool)
     for begin_s, end_s in record.silent:
         spoken &= ~((times[1:] > begin_s) & (times[:-1] < end_s))
     raw = np.diff(times)
-    return times[1:][spoken], raw[spoken], np.maximum(raw - np.diff(waited), 0.0)[spoken]
+    return times[1:][spoken], raw[spoken], np.maximum(raw - np.maximum(np.diff(waited), 0.0), 0.0)[spoken]
 
 
 def growth_percent(rss_mb: Sequence[tuple[float, float]], end_s: float) -> float | None:

@@ -147,8 +147,7 @@ class InputBuffer:
             camera = max(images, key=lambda c: abs(images[c][-1].stamp_ns - t0_ns))
             off_s = (images[camera][-1].stamp_ns - t0_ns) / NS_PER_S
             line = f"the cameras are {skew_s:.3f} s apart, allowed are {self.limits.max_skew_s:g} s; '{camera}' is at t0 {off_s:+.3f} s"
-            with self._lock:
-                awaited = self._newest[camera][0] < t0_ns
+            awaited = self._newest_of(camera)[0] < t0_ns
             # a frame that is nearer to t0 may still come
             raise NotReady("IMAGE_MISSING" if awaited else "CAMERA_SKEW", line)
         if self.limits.refuse_black or self.limits.refuse_frozen:
@@ -158,10 +157,18 @@ class InputBuffer:
                 elif self.limits.refuse_black:  # else it is not judged: all black pictures are alike
                     raise NotReady("IMAGE_BLACK", f"camera '{camera}' sends black pictures")
 
-    def _check_frozen(self, camera: str, stamp_ns: int) -> None:
+    def _newest_of(self, camera: str) -> tuple[int, bytes | np.ndarray, int]:
         with self._lock:
-            since_ns, entries = self._newest[camera][2], list(self._odometry)
-        moved_m = _moved(entries, since_ns, stamp_ns) if since_ns < stamp_ns else 0.0
+            newest = self._newest.get(camera)
+        if newest is None:  # a reset came while the pictures were decoded
+            raise NotReady("IMAGE_MISSING", f"the images of camera '{camera}' were forgotten while they were read")
+        return newest
+
+    def _check_frozen(self, camera: str, stamp_ns: int) -> None:
+        since_ns = self._newest_of(camera)[2]
+        with self._lock:
+            entries = list(self._odometry)
+        moved_m = _moved(entries, since_ns, stamp_ns) if since_ns < stamp_ns and entries else 0.0
         if moved_m >= FROZEN_M:
             frozen_s = (stamp_ns - since_ns) / NS_PER_S
             line = f"camera '{camera}' has sent the same picture for {frozen_s:.2f} s, in which the car moved {moved_m:.1f} m"

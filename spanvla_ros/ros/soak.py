@@ -29,7 +29,9 @@ from spanvla_ros.ros.executor import make_executor
 PROCESS_FAULTS = ("pause", "deactivate", "reload", "reset")
 FAULTS = (*faults.SENSOR_FAULTS, *PROCESS_FAULTS)
 FAMILIES = ("lane", "red", "stopped", "lead")
-START_S, RECOVERY_S, ANSWER_S = 120.0, 30.0, 60.0
+START_S, RECOVERY_S, ANSWER_S = 120.0, 90.0, 60.0
+# a drive that left the model at a loss ends, and the next one must be planned for
+EPISODE_S = 30.0
 QUIET_S, FAULT_S = (1.0, 4.0), (0.3, 4.0)
 _TICK_S, _SAMPLE_S = 0.05, 1.0
 
@@ -63,7 +65,7 @@ def drive(minutes: float, seed: int, engine: Path, out: Path, say: Callable[[str
     env = processes.environment(processes.domain(), logs / "ros")
     seeds = 6000 + int(4 * minutes) + 4
     setting = {"planner": processes.PLANNER, "scenario": f"'{','.join(FAMILIES)}'", "seed": f"'6000:{seeds}'"}
-    setting |= {"real_time": "true", "answer_timeout_s": "0.1", "time_limit_s": "60.0"}
+    setting |= {"real_time": "true", "answer_timeout_s": "0.1", "time_limit_s": f"{EPISODE_S}"}
     record = Record(minutes=minutes, seed=seed)
     planner = processes.start_planner(env, logs, engine=engine, lockstep=False)
     simulator = None
@@ -79,7 +81,8 @@ def drive(minutes: float, seed: int, engine: Path, out: Path, say: Callable[[str
             node.stop()
     if planner.process.returncode and not record.crashes:
         record.crashes.append(f"the planner ended with exit code {planner.process.returncode} when it was told to; see {planner.log}")
-    record.callback_errors = planner.log.read_text(errors="replace").count("a callback failed")
+    said = planner.log.read_text(errors="replace")
+    record.callback_errors = said.count("a callback failed") + said.count("Exception in thread")
     return record
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +17,8 @@ from spanvla_ros.planning.planner import Planner, Rate
 from spanvla_ros.planning.supervisor import Reason
 from spanvla_ros.planning.trajectory import densify
 from spanvla_ros.planning.validity import Limits, violations
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,10 +195,21 @@ class PlanningThread:
                     self._retry = False
                 else:
                     self._planned_ns = replan_ns
-            if asked:
-                self._plan(anchor_ns, due_s, epoch)
-            else:
-                self._replan(last, replan_ns, epoch)
+            try:
+                if asked:
+                    self._plan(anchor_ns, due_s, epoch)
+                else:
+                    self._replan(last, replan_ns, epoch)
+            except Exception:  # noqa: BLE001 - a defect must not end the only thread that plans
+                _LOG.exception("a callback failed: no plan for %s ns", anchor_ns if asked else replan_ns)
+                self._give_up(anchor_ns if asked else replan_ns, epoch)
+
+    def _give_up(self, anchor_ns: int, epoch: int) -> None:
+        with self._condition:
+            if self._pending_ns == anchor_ns:
+                self._pending_ns = None
+        with contextlib.suppress(Exception):  # who is told may be what failed
+            self._tell(Attempt(anchor_ns=anchor_ns, reason=Reason.BACKEND_ERROR, detail="a defect, see the log"), epoch)
 
     def _asked(self) -> bool:
         return self._pending_ns is not None and self._retry
