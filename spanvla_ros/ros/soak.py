@@ -29,7 +29,7 @@ from spanvla_ros.ros.executor import make_executor
 PROCESS_FAULTS = ("pause", "deactivate", "reload", "reset")
 FAULTS = (*faults.SENSOR_FAULTS, *PROCESS_FAULTS)
 FAMILIES = ("lane", "red", "stopped", "lead")
-START_S, RECOVERY_S, ANSWER_S = 120.0, 90.0, 60.0
+START_S, RECOVERY_S, ANSWER_S = 300.0, 90.0, 60.0
 # a drive that left the model at a loss ends, and the next one must be planned for
 EPISODE_S = 30.0
 QUIET_S, FAULT_S = (1.0, 4.0), (0.3, 4.0)
@@ -63,7 +63,7 @@ def drive(minutes: float, seed: int, engine: Path, out: Path, say: Callable[[str
     logs = out / "log"
     logs.mkdir(parents=True, exist_ok=True)
     env = processes.environment(processes.domain(), logs / "ros")
-    seeds = 6000 + int(4 * minutes) + 4
+    seeds = 6000 + int(2 * minutes) + 2  # a drive takes 8 s or more
     setting = {"planner": processes.PLANNER, "scenario": f"'{','.join(FAMILIES)}'", "seed": f"'6000:{seeds}'"}
     setting |= {"real_time": "true", "answer_timeout_s": "0.1", "time_limit_s": f"{EPISODE_S}"}
     record = Record(minutes=minutes, seed=seed)
