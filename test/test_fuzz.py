@@ -25,6 +25,7 @@ from spanvla_ros import config
 from spanvla_ros.contracts import Command, ModelSpec, SpanVLAError
 from spanvla_ros.data import topics as drive_topics
 from spanvla_ros.engine import manifest, seal
+from spanvla_ros.evaluation import gate
 from spanvla_ros.planning import images, messages, preprocess, rig
 from spanvla_ros.planning.inputs import InputBuffer
 from spanvla_ros.ros import topics
@@ -166,6 +167,7 @@ READERS = {
     "rig": ("rigs/*.yaml", rig.load_rig),
     "topics": ("topics/[cm]*.yaml", lambda file: config.load(topics.Topics, file)),
     "drive": ("topics/drive.yaml", drive_topics.load),
+    "gate": ("gates/*.yaml", gate.load),
     "scenario": ("scenarios/*.yaml", families),
     "yaml": ("**/*.yaml", config.read),
 }
