@@ -233,7 +233,7 @@ def test_a_flipped_bit_in_any_file_of_a_plan(planned, name, at):
         (lambda d: d["ports"]["inputs"].clear(), "input 'patches'.*is missing.*manifest says float32"),
         (lambda d: d["ports"]["outputs"][0].update(dtype="float16"), "output 'feat'.*float16.*manifest says float32"),
         (lambda d: d["ports"]["inputs"][0].update(shape=[1, 64, 1176]), r"\(1, 64, 1176\), the engine's manifest says float32 \(1, 128, 1176\)"),
-        (lambda d: d.update(engine="0" * 64), "for engine 0{64}, this is 410cedd1"),
+        (lambda d: d.update(engine="0" * 64), "for engine 0{64}, this is ad04f9e2"),
         (lambda d: d.pop("ports"), "can't be read: 'ports'"),
         (lambda d: d["key"].update(colour="red"), "can't be read: .*colour"),
     ],
@@ -354,7 +354,7 @@ def test_inspect_is_for_people(planned, capsys):
     flip(where(planned, "prefill") / "plan")
     assert main(["inspect", str(planned)]) == 0
     out = capsys.readouterr().out
-    for text in ("engine 410cedd133b82b2c", "camera(s): front", "10 waypoints over 5 s", "k_00 ... v_03", "(SM 90), TensorRT 10.13", "damaged: "):
+    for text in ("engine ad04f9e261b7ec52", "camera(s): front", "10 waypoints over 5 s", "k_00 ... v_03", "(SM 90), TensorRT 10.13", "damaged: "):
         assert text in out
 
 
