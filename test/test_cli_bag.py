@@ -258,11 +258,8 @@ def test_all_cameras_of_a_rig_feed_the_plan_and_are_shown(tmp_path, planner, mon
     monkeypatch.setattr(planner, "spec", demo_spec(cameras=("front", "left")))
     messages = bags.drive()
     # the second camera is 20 ms late and brighter
-    messages += [
-        ("/left", m.header.stamp.sec * S + m.header.stamp.nanosec + S // 50, bags.compressed(stamp + S // 50, bags.jpeg(200)))
-        for topic, stamp, m in messages
-        if topic == IMAGE
-    ]
+    stamps = [stamp + S // 50 for topic, stamp, _ in messages if topic == IMAGE]
+    messages += [("/left", stamp, bags.compressed(stamp, bags.jpeg(180 + k))) for k, stamp in enumerate(stamps)]
     path = bags.write(tmp_path / "bag", sorted(messages, key=lambda entry: entry[1]))
     assert call(path, tmp_path / "out", "--camera", "left=/left") == 0
     lines = [json.loads(line) for line in (tmp_path / "out/plans.jsonl").read_text().splitlines()]
