@@ -89,19 +89,33 @@ def builder(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def goldens(tmp_path_factory):
-    """golden.npz of the demo, which is from before there were any."""
+def without_goldens(tmp_path_factory):
+    """The demo as an export from before there were goldens."""
+    folder = linked(tmp_path_factory.mktemp("bare") / "engine")
+    (folder / golden.NAME).unlink()
+    (folder / seal.NAME).unlink()
+    document = json.loads((folder / "manifest.json").read_text())
+    del document["files"][golden.NAME]
+    (folder / "manifest.json").unlink()
+    (folder / "manifest.json").write_text(json.dumps(document))
+    seal.write(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def goldens(tmp_path_factory, without_goldens):
+    """golden.npz that ONNX Runtime makes here."""
     from spanvla_ros.engine import reference
 
     folder = tmp_path_factory.mktemp("goldens")
-    with reference.goldens(DEMO) as place:
+    with reference.goldens(without_goldens) as place:
         (folder / golden.NAME).write_bytes((place / golden.NAME).read_bytes())
     return folder / golden.NAME
 
 
 @pytest.fixture(scope="module")
-def with_goldens(tmp_path_factory, goldens):
-    folder = linked(tmp_path_factory.mktemp("engine") / "engine")
+def with_goldens(tmp_path_factory, without_goldens, goldens):
+    folder = shutil.copytree(without_goldens, tmp_path_factory.mktemp("engine") / "engine", symlinks=True)
     (folder / golden.NAME).symlink_to(goldens)
     (folder / seal.NAME).unlink()
     seal.write(folder)
@@ -379,10 +393,10 @@ def test_an_exported_engine_is_sealed_and_holds_its_goldens(tiny_engine):
     assert agreement.ok and agreement.prompts == golden.COUNT and agreement.tokens == 1 and agreement.waypoints > 0
 
 
-def test_equal_goldens_are_equal_bytes_and_damaged_ones_are_named(goldens, tmp_path):
+def test_equal_goldens_are_equal_bytes_and_damaged_ones_are_named(without_goldens, goldens, tmp_path):
     from spanvla_ros.engine import reference
 
-    with reference.goldens(DEMO) as again:
+    with reference.goldens(without_goldens) as again:
         assert (again / golden.NAME).read_bytes() == goldens.read_bytes()
     (tmp_path / golden.NAME).write_bytes(goldens.read_bytes()[:1000])
     with pytest.raises(EngineError, match="golden.npz can't be read"):
