@@ -128,7 +128,7 @@ def test_opset_18_of_the_new_exporter():
     assert {node.op_type for node in model.graph.node} <= PLAIN and model.opset_import[0].version == 18
 
 
-@pytest.mark.parametrize(("choice", "message"), [({"opset": 19}, "opset 19"), ({"precision": "fp8"}, "in fp8")])
+@pytest.mark.parametrize(("choice", "message"), [({"opset": 19}, "opset 19"), ({"precision": "fp4"}, "in fp4")])
 def test_unknown_forms_are_named(tmp_path, choice, message):
     with pytest.raises(EngineError, match=message):
         export(tiny.build(), tmp_path / "engine", **choice)

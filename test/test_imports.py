@@ -26,7 +26,7 @@ MAY_ALSO = {"engine.export": {"model"}, "engine.backends.torch": {"model"}, "eng
 TORCH = {"model", "training", "engine.export", "engine.backends.torch", "engine.backends.torch_cuda"}
 ONLY_IN = {
     **dict.fromkeys(("torch", "transformers", "peft"), TORCH),
-    **dict.fromkeys(("onnx", "onnxscript"), {"engine.export", "engine.quantise"}),
+    **dict.fromkeys(("onnx", "onnxscript"), {"engine.export", "engine.precision", "engine.quantise"}),
     **dict.fromkeys(("rclpy", "rcl_interfaces", "sensor_msgs", "nav_msgs", "std_msgs", "std_srvs", "geometry_msgs"), {"ros"}),
     **dict.fromkeys(("trajectory_msgs", "visualization_msgs", "diagnostic_msgs", "lifecycle_msgs", "tf2_msgs", "cv_bridge"), {"ros"}),
     **dict.fromkeys(("libsumo", "sumolib", "sumo", "moderngl"), {"sim"}),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spanvla_ros.contracts import ConfigError, EngineError
+from spanvla_ros.contracts import ConfigError, EngineError, ModelSpec
 
 if TYPE_CHECKING:
     from spanvla_ros.engine.parity import OpenLoop
@@ -16,10 +17,12 @@ EXAMPLES = """examples:
   spanvla export --checkpoint RUN/model --out engines/mine
   spanvla export --checkpoint RUN/model --opset 17 --out engines/mine-trt8
   spanvla export --engine engines/demo --precision int8 --data data/demo --out engines/demo-int8
+  spanvla export --checkpoint RUN/model --precision bf16 --data data/mine --out engines/mine-bf16
   spanvla export --preset tiny --seed 0 --out tiny
 """
 RECORD = "record.json"
-SAMPLES = 200  # of --data, evenly over the validation split
+SAMPLES = 200  # of the validation split, to judge on
+FITTED = 32  # of the training split, to see the range of values
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -34,9 +37,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="ENGINE", help="engine folder to write")
     about = "17 for TensorRT 8.6, 18 for 10.x, 20, or 24 with the cache in place for TensorRT from 10.15 (default: 20)"
     parser.add_argument("--opset", type=int, choices=(17, 18, 20, 24), default=20, help=about)
-    parser.add_argument("--precision", choices=("fp32", "int8"), default="fp32", help="int8: weights for ONNX Runtime on a CPU (default: fp32)")
+    about = "int8 for ONNX Runtime on a CPU; bf16, fp16, fp8 and int4 weights for TensorRT, through NVIDIA's ModelOpt (default: fp32)"
+    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16", "fp8", "int4", "int8"), default="fp32", help=about)
     parser.add_argument("--expert-step", action="store_true", help="also write a single Euler step of the expert, for other step counts")
-    parser.add_argument("--data", type=Path, metavar="DIR", help=f"measure the open-loop error of the engine on {SAMPLES} samples of validation")
+    about = f"samples: of training, to fit less precision to; {SAMPLES} of validation, to measure the open-loop error on"
+    parser.add_argument("--data", type=Path, metavar="DIR", help=about)
     parser.add_argument(
         "--record", type=Path, action="append", default=[], metavar="FILE", help=f"{RECORD} of an earlier stage, for the manifest; repeatable"
     )
@@ -44,19 +49,34 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from spanvla_ros.engine import manifest as manifests
-    from spanvla_ros.engine import parity
     from spanvla_ros.engine.export import export
+    from spanvla_ros.engine.load import PROBES
 
     model, training = _source(args)
-    manifest = export(model, args.out, training, log=print, opset=args.opset, precision=args.precision, expert_step=args.expert_step)
+    form: dict[str, Any] = {"opset": args.opset, "precision": args.precision, "expert_step": args.expert_step}
+    if args.data and args.precision not in ("fp32", "int8"):
+        form["calibration"] = (prompt for prompt, _ in _samples(args.data, "train", model.spec, model.tokenizer, FITTED))
+    manifest = export(model, args.out, training, log=print, **form)
+    size = sum(entry.bytes for entry in manifest.files.values())
+    print(f"{args.out}: {size / 1e6:.1f} MB, opset {manifest.opset}, {args.precision}, engine {manifest.sha256[:16]}")
+    absent = PROBES["onnxruntime"](args.out)
+    if absent:
+        print(f"not held against the checkpoint here: {absent}; `spanvla build` does it where TensorRT runs")
+    else:
+        manifests.record_parity(args.out, "onnxruntime", _judge(args))
+    return 0
+
+
+def _judge(args: argparse.Namespace) -> dict[str, Any]:
+    """Hold what was written against its checkpoint."""
+    from spanvla_ros.engine import parity
+
     found = parity.check(args.out)
     report: dict[str, Any] = found.to_dict()
-    size = sum(entry.bytes for entry in manifest.files.values())
     print(
         f"parity with the checkpoint, largest difference over {found.prompts} prompts: features {found.features:.1e}, "
         f"logits {found.logits:.1e}, waypoints {found.waypoints:.1e}; greedy tokens {'equal' if found.tokens_equal else 'DIFFER'}"
     )
-    print(f"{args.out}: {size / 1e6:.1f} MB, {args.precision}, engine {manifest.sha256[:16]}")
     ok = found.ok or args.precision != "fp32"
     if args.data:
         judged = _open_loop(args.out, args.data)
@@ -66,11 +86,10 @@ def run(args: argparse.Namespace) -> int:
             f"({judged.change:+.1%}), plans {judged.between_m:.3f} m apart"
         )
         ok &= judged.ok
-    manifests.record_parity(args.out, "onnxruntime", report)
     if not ok:
         limits = f"tensors within {parity.TOLERANCE} in fp32, open-loop error grown by at most {parity.ADE_TOLERANCE:.0%}"
         raise EngineError(f"{args.out} doesn't reproduce its checkpoint ({limits}): {report}")
-    return 0
+    return report
 
 
 def _source(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
@@ -91,20 +110,26 @@ def _source(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
 
 
 def _open_loop(engine: Path, data: Path) -> OpenLoop:
-    """Open-loop errors of an engine and of its checkpoint, on samples that lie evenly over the validation split of a data set."""
-    import numpy as np
-
-    from spanvla_ros.data.shards import Dataset
+    """Open-loop errors of an engine and of its checkpoint."""
     from spanvla_ros.engine import load, parity
-    from spanvla_ros.planning.preprocess import preprocess
 
     spec, tokenizer, tested = load.load_backend(engine)
     *_, reference = load.load_backend(engine, "torch")
-    samples = Dataset(data, "validation", spec, labels=("pos", "rec"))
-    picked = np.unique(np.linspace(0, len(samples) - 1, SAMPLES).astype(int))
-    print(f"planning on {len(picked)} samples of {data} with the engine and with its checkpoint ...", flush=True)
-    pairs = ((preprocess(s.observation, spec, tokenizer), s.waypoints(spec)) for s in (samples[int(i)] for i in picked))
-    return parity.open_loop(spec, reference, tested, pairs)
+    print(f"planning on samples of {data} with the engine and with its checkpoint ...", flush=True)
+    return parity.open_loop(spec, reference, tested, _samples(data, "validation", spec, tokenizer, SAMPLES))
+
+
+def _samples(data: Path, split: str, spec: ModelSpec, tokenizer: Any, count: int) -> Iterator[tuple[dict[str, Any], Any]]:
+    """Arrays of `planning.preprocess` and driven waypoints, of samples that lie evenly over a split of a data set."""
+    import numpy as np
+
+    from spanvla_ros.data.shards import Dataset
+    from spanvla_ros.planning.preprocess import preprocess
+
+    samples = Dataset(data, split, spec, labels=("pos", "rec"))
+    for index in np.unique(np.linspace(0, len(samples) - 1, count).astype(int)):
+        sample = samples[int(index)]
+        yield preprocess(sample.observation, spec, tokenizer), sample.waypoints(spec)
 
 
 def _record(path: Path) -> dict[str, Any]:

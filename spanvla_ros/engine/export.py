@@ -10,7 +10,7 @@ import logging
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from onnxscript import optimizer
 
 from spanvla_ros.contracts import EngineError
 from spanvla_ros.engine import golden, parity, quantise, seal
+from spanvla_ros.engine import precision as lowering
+from spanvla_ros.engine.backends.onnxruntime import OnnxRuntimeBackend
 from spanvla_ros.engine.backends.torch import TorchBackend
 from spanvla_ros.engine.manifest import FileEntry, GraphEntry, Manifest, Port, fingerprint
 from spanvla_ros.model import checkpoint
@@ -36,9 +38,10 @@ from spanvla_ros.planning.preprocess import preprocess
 # on the cache stays in place and attention is one operator (TensorRT 10.15)
 OPSETS = (17, 18, 20, 24)
 OPSET = 20
-PRECISIONS = ("fp32", "int8")
+PRECISIONS = ("fp32", "int8", *lowering.RECIPES)
 TORCHSCRIPT_UNTIL = 17
 IN_PLACE_FROM = 24
+CALIBRATION = 16  # made-up prompts that show the range of values, where no others are given
 WEIGHTS = "weights.bin"
 EXTERNAL_BYTES = 1024  # smaller constants stay in the graph: shapes, axes, norms of tiny models
 ALIGNMENT = 64
@@ -65,9 +68,10 @@ class WeightsFile:
         casts = []
         for tensor in model.graph.initializer:
             array = numpy_helper.to_array(tensor)
-            if array.nbytes < EXTERNAL_BYTES:
+            # types that numpy lacks are packed
+            raw, data_type = tensor.raw_data or array.tobytes(), tensor.data_type
+            if len(raw) < EXTERNAL_BYTES:
                 continue
-            raw, data_type = array.tobytes(), tensor.data_type
             bits = array.view(np.uint32) if array.dtype == np.float32 and self._bfloat16 else None
             if bits is not None and not (bits & 0xFFFF).any():
                 raw, data_type = (bits >> 16).astype(np.uint16).tobytes(), TensorProto.BFLOAT16
@@ -116,9 +120,8 @@ def trace(graph: Graph, opset: int = OPSET) -> onnx.ModelProto:
         found = tuple(v.name for v in values)
         if found != names:
             raise EngineError(f"the exporter made a graph with {found} instead of {names}")
-    written_opset = next(o.version for o in model.opset_import if not o.domain)
-    if written_opset != opset:
-        raise EngineError(f"the exporter of torch {torch.__version__} wrote opset {written_opset} instead of {opset}; use one of {OPSETS}")
+    if _opset(model) != opset:
+        raise EngineError(f"the exporter of torch {torch.__version__} wrote opset {_opset(model)} instead of {opset}; use one of {OPSETS}")
     del model.graph.value_info[:]
     for node in model.graph.node:
         # stack traces of the exporting machine
@@ -167,6 +170,47 @@ def _operators() -> dict[Any, Any]:
     return {torch.ops.spanvla.write_columns.default: write_columns}
 
 
+def _opset(model: onnx.ModelProto) -> int:
+    return next(o.version for o in model.opset_import if not o.domain)
+
+
+def _prompts(model: SpanVLA, count: int) -> Iterator[Mapping[str, np.ndarray]]:
+    return (preprocess(o, model.spec, model.tokenizer) for o in parity.observations(model.spec, count))
+
+
+def _protos(
+    model: SpanVLA,
+    made: Mapping[str, Graph],
+    opset: int,
+    precision: str,
+    calibration: Iterable[Mapping[str, np.ndarray]] | None,
+    log: Callable[[str], None],
+) -> Iterator[tuple[str, onnx.ModelProto]]:
+    """Name and ONNX of every graph in its precision, weights inside."""
+    if precision not in lowering.RECIPES:
+        for title, graph in made.items():
+            proto = trace(graph, opset)
+            yield title, quantise.quantise(proto) if precision == "int8" and title in quantise.GRAPHS else proto
+        return
+    lowering.check(precision, opset)
+    with tempfile.TemporaryDirectory() as name:
+        traced, entries = Path(name), {}
+        for title, graph in made.items():
+            proto = trace(graph, opset)
+            entries[title] = _entry(title, proto)
+            onnx.save(proto, traced / entries[title].file, save_as_external_data=True, location=f"{title}.bin")
+        log("planning in float32 to see the range of values ...")
+        session = OnnxRuntimeBackend(traced, Manifest(spec=model.spec, files={}, graphs=entries, opset=opset), model.tokenizer)
+        given = lowering.feeds(session, calibration or _prompts(model, CALIBRATION))
+        session.close()
+        for title, entry in entries.items():
+            yield title, lowering.lower(traced / entry.file, title, precision, given)
+
+
+def _entry(title: str, proto: onnx.ModelProto) -> GraphEntry:
+    return GraphEntry(file=f"{title}.onnx", inputs=_ports(proto.graph.input), outputs=_ports(proto.graph.output))
+
+
 def _ports(values: Any) -> tuple[Port, ...]:
     def port(value: onnx.ValueInfoProto) -> Port:
         kind = value.type.tensor_type
@@ -188,11 +232,13 @@ def export(
     opset: int = OPSET,
     precision: str = "fp32",
     expert_step: bool = False,
+    calibration: Iterable[Mapping[str, np.ndarray]] | None = None,
 ) -> Manifest:
     """Write an engine folder: checkpoint, tokenizer, graphs, weights, manifest. The folder appears only when complete.
 
     The checkpoint in it is bfloat16; the graphs hold exactly its numbers, so a model in float32 is rounded first. opset: one of
-    OPSETS; precision: one of PRECISIONS, int8 as `engine.quantise` makes it; expert_step: with the graph of that name.
+    OPSETS; precision: one of PRECISIONS, int8 as `engine.quantise` makes it, those between as `engine.precision` does; expert_step: with
+    the graph of that name; calibration: arrays of `planning.preprocess` that show the range of values, made-up ones where none are given.
     """
     if opset not in OPSETS or precision not in PRECISIONS:
         raise EngineError(f"can't export opset {opset} in {precision}; there are opsets {OPSETS} and precisions {PRECISIONS}")
@@ -206,14 +252,12 @@ def export(
         words = fingerprint(work / checkpoint.TOKENIZER).sha256
         if model.spec.tokenizer_sha256 != words:
             raise EngineError(f"the model spec was made for tokenizer {model.spec.tokenizer_sha256 or '(none)'}, the checkpoint holds {words}")
-        weights, entries = WeightsFile(bfloat16=opset > TORCHSCRIPT_UNTIL), {}
-        for title, graph in graphs(model, "in_place" if opset >= IN_PLACE_FROM else "columns", expert_step=expert_step).items():
-            proto = trace(graph, opset)
-            if precision == "int8" and title in quantise.GRAPHS:
-                proto = quantise.quantise(proto)
-            entries[title] = GraphEntry(file=f"{title}.onnx", inputs=_ports(proto.graph.input), outputs=_ports(proto.graph.output))
+        weights, entries, newest = WeightsFile(bfloat16=opset > TORCHSCRIPT_UNTIL), {}, opset
+        made = graphs(model, "in_place" if opset >= IN_PLACE_FROM else "columns", expert_step=expert_step)
+        for title, proto in _protos(model, made, opset, precision, calibration, log):
+            entries[title], newest = _entry(title, proto), max(newest, _opset(proto))
             weights.move(proto)
-            (work / f"{title}.onnx").write_bytes(proto.SerializeToString(deterministic=True))
+            (work / entries[title].file).write_bytes(proto.SerializeToString(deterministic=True))
             log(f"{title}: {len(proto.graph.node)} nodes")
         weights.write(work / WEIGHTS)
         files: dict[str, FileEntry] = {path.name: fingerprint(path) for path in sorted(work.iterdir())}
@@ -221,18 +265,18 @@ def export(
             spec=model.spec,
             files=files,
             graphs=entries,
-            opset=opset,
+            opset=newest,
             precision=precision,
             training=dict(training or {}),
             versions={package: version(package) for package in ("torch", "transformers", "onnx", "onnxscript", "tokenizers")},
         )
-        prompts = (preprocess(o, model.spec, model.tokenizer) for o in parity.observations(model.spec, golden.COUNT))
-        golden.write(work, TorchBackend(work, manifest, model.tokenizer), prompts)
+        golden.write(work, TorchBackend(work, manifest, model.tokenizer), _prompts(model, golden.COUNT))
         manifest = dataclasses.replace(manifest, files={**files, golden.NAME: fingerprint(work / golden.NAME)})
         manifest.write(work)
         folder.mkdir(exist_ok=True)
         # file by file, so that a model card beside them survives; the manifest last
         for path in sorted(work.iterdir(), key=lambda p: p.name == "manifest.json"):
+            path.chmod(0o644)  # safetensors writes for its owner alone
             shutil.move(path, folder / path.name)
         # with what was there before
         seal.write(folder)

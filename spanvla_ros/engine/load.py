@@ -16,6 +16,7 @@ from spanvla_ros.planning.planner import Planner
 
 # in the order of preference: `auto` takes the first that this machine can run, a fallback the next one
 BACKENDS = ("tensorrt", "torch-cuda", "onnxruntime", "torch")
+BFLOAT16 = ("bf16", "fp8")  # precisions of graphs that compute in it
 
 log = logging.getLogger(__name__)
 
@@ -117,8 +118,14 @@ def _no_torch_cuda(folder: Path) -> str | None:
     return None
 
 
-# of those that need more than a CPU: (engine folder) -> why this machine can't run it, None where it can
-PROBES: dict[str, Callable[[Path], str | None]] = {"tensorrt": store.absent, "torch-cuda": _no_torch_cuda}
+def _no_bfloat16(folder: Path) -> str | None:
+    described = (folder / manifests.NAME).is_file()
+    precision = manifests.read(folder).precision if described else "fp32"
+    return f"the graphs are {precision}, ONNX Runtime has no bfloat16 for a CPU" if precision in BFLOAT16 else None
+
+
+# of those that can't run everything everywhere: (engine folder) -> why not here, None where it can
+PROBES: dict[str, Callable[[Path], str | None]] = {"tensorrt": store.absent, "torch-cuda": _no_torch_cuda, "onnxruntime": _no_bfloat16}
 
 
 def _opener(name: str) -> Callable[..., Session]:

@@ -115,6 +115,10 @@ class OnnxRuntimeBackend(Session):
         age = {"age": motion["age"]} if "age" in expert.inputs else {}
         return expert.run(noise=noise, ego=motion["ego"], base=motion["base"], position=position, **age)["waypoints"].copy()
 
+    def inputs(self, graph: str) -> dict[str, np.ndarray]:
+        """What a graph was last given."""
+        return {name: array.copy() for name, array in self._graphs[graph].inputs.items()}
+
     def close(self) -> None:
         super().close()
         self._graphs = {}
