@@ -26,6 +26,8 @@ def plan(speeds: tuple[float, float] = (8.0, 8.0), lateral_m: float = 0.0, curva
 STOPS, ACCELERATES, BRAKES = plan((8.0, 0.0)), plan((4.0, 9.0)), plan((9.0, 4.0))
 STANDS, CRUISES, STARTS = plan((0.0, 0.0)), plan(), plan((0.0, 6.0))
 LEFT_TURN, RIGHT_TURN = plan((5.0, 5.0), curvature=0.08), plan((5.0, 5.0), curvature=-0.08)
+# stands for two seconds, then sets off
+LATER = (np.column_stack([[0.0, 0.0, 0.0, 0.1, 0.3, 0.6, 1.0, 1.5, 2.1, 2.9], np.zeros((10, 2))]), 0.5, 0.0)
 TO_LEFT, TO_RIGHT = plan(lateral_m=3.2), plan(lateral_m=-3.2)
 
 
@@ -42,7 +44,11 @@ TO_LEFT, TO_RIGHT = plan(lateral_m=3.2), plan(lateral_m=-3.2)
         ("A cyclist cuts in from the right, ease off and let it in.", "yield"),
         ("Green light ahead, drive on.", "drive on"),
         (FAST_TEXT, "drive on"),
-        ("A car drives 20 m ahead, keep the gap.", None),
+        ("A car drives 20 m ahead, keep the gap.", "follow"),
+        ("Follow the van ahead in 25 m.", "follow"),
+        ("The van 10 m ahead is slower, adapt to it.", "follow"),
+        ("The light is green, go and turn left.", "drive on"),
+        ("A cyclist comes from the right, let him go.", "yield"),
         ("A pedestrian waits at the roadside, be ready to brake.", None),
         ("The lead vehicle is decelerating, so I decelerate as well.", "slow down"),
         ("There is no need to stop; I accelerate to merge.", "accelerate"),
@@ -146,6 +152,10 @@ def test_clear_contradictions(text, given):
         ("Change to the left lane to get past the barrier.", TO_LEFT),
         ("The van on the left is close, nudge right.", CRUISES),
         ("Green light ahead, drive on.", STARTS),
+        ("A van stands right ahead, stay stopped.", LATER),
+        ("Oncoming car, yield before turning left.", LATER),
+        ("Follow the van ahead in 25 m.", BRAKES),
+        ("A car drives 20 m ahead, keep the gap.", CRUISES),
     ],
 )
 def test_agreement(text, given):
@@ -161,6 +171,7 @@ def test_agreement(text, given):
         ("The road bends to the left, slow down.", plan((3.0, 6.0))),  # as fast as the bend allows
         ("Turn left at the junction.", CRUISES),  # not yet
         ("Stop.", CRUISES),  # nothing that proves it
+        ("Follow the van ahead in 25 m.", ACCELERATES),  # which may pull away
     ],
 )
 def test_what_can_not_be_known(text, given):

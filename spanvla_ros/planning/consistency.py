@@ -93,7 +93,9 @@ def compare(text: str, waypoints_base: np.ndarray, interval_s: float, speed_mps:
     """Verdict on a reasoning text and waypoints (T, 3) in base_link that start at speed_mps."""
     said, done = text_intent(text), plan_intent(waypoints_base, interval_s, speed_mps)
     along = _along(said.longitudinal, done.longitudinal)
-    if along is Verdict.CONTRADICTS and said.longitudinal in _BRAKES and _later(text, waypoints_base, interval_s):
+    if said.longitudinal in _STANDS and _waits(waypoints_base, interval_s):
+        along = Verdict.AGREES
+    elif along is Verdict.CONTRADICTS and said.longitudinal in _BRAKES and _later(text, waypoints_base, interval_s):
         along = Verdict.UNKNOWN
     axes = [along, _across(said.lateral, done.lateral)]
     verdict = next((v for v in (Verdict.CONTRADICTS, Verdict.AGREES) if v in axes), Verdict.UNKNOWN)
@@ -108,6 +110,13 @@ def _later(text: str, waypoints_base: np.ndarray, interval_s: float) -> bool:
     poses = np.concatenate([np.zeros((1, 3)), np.asarray(waypoints_base, np.float64)])
     speeds = _speeds(poses, interval_s)
     return float(named[1]) - speeds.sum() * interval_s >= speeds[-1] ** 2 / (2 * COMFORT_MPS2)
+
+
+def _waits(waypoints_base: np.ndarray, interval_s: float) -> bool:
+    """Whether the car stands for as long as words are about, even where it sets off later."""
+    near = max(1, min(round(NEAR_S / interval_s), len(waypoints_base)))
+    path = np.concatenate([np.zeros((1, 2)), np.asarray(waypoints_base, np.float64)[:near, :2]])
+    return bool(np.hypot(*np.diff(path, axis=0).T).sum() < STOP_MPS * near * interval_s)
 
 
 def check(plan: Plan) -> Consistency:
@@ -129,7 +138,12 @@ def alarm(plan: Plan) -> str:
 
 
 _BRAKES = {Longitudinal.STOP, Longitudinal.YIELD, Longitudinal.SLOW}
-_DRIVES = {Longitudinal.KEEP, Longitudinal.ACCELERATE}
+_STANDS = {Longitudinal.STOP, Longitudinal.YIELD}
+# what also is done by who does as said; who follows goes by another's speed, which the words don't tell
+_BROAD = {
+    Longitudinal.KEEP: {Longitudinal.KEEP, Longitudinal.ACCELERATE},
+    Longitudinal.FOLLOW: {Longitudinal.KEEP, Longitudinal.SLOW, Longitudinal.STOP},
+}
 
 
 def _along(said: Longitudinal | None, done: Longitudinal | None) -> Verdict:
@@ -138,7 +152,7 @@ def _along(said: Longitudinal | None, done: Longitudinal | None) -> Verdict:
     if {said, done} & _BRAKES and Longitudinal.ACCELERATE in (said, done):
         return Verdict.CONTRADICTS
     # the same speed for these seconds proves nothing against braking or speeding up later
-    same = said is done or {said, done} <= _BRAKES or said is Longitudinal.KEEP and done in _DRIVES
+    same = said is done or {said, done} <= _BRAKES or done in _BROAD.get(said, ())
     return Verdict.AGREES if same else Verdict.UNKNOWN
 
 

@@ -15,6 +15,7 @@ class Longitudinal(str, enum.Enum):
     STOP = "stop"
     YIELD = "yield"
     SLOW = "slow down"
+    FOLLOW = "follow"
     KEEP = "drive on"
     ACCELERATE = "accelerate"
 
@@ -115,9 +116,17 @@ _LONGITUDINAL = (
         ),
     ),
     (
+        Longitudinal.FOLLOW,
+        _any(
+            r"follow(?:ing)? (?:the|a|this) (?:\w+ ){1,2}(?:ahead|in front)", r"(?:keep|hold)(?:ing)? (?:the|our|my) (?:gap|distance)",
+            r"adapt to (?:it|him|its speed)",
+        ),
+    ),
+    (
         Longitudinal.KEEP,
         _any(
-            r"drive on", r"keep going", r"go (?:on|through)", r"(?:continue|proceed)(?:ing)?", r"(?:road|way|path) is (?:clear|free)",
+            r"drive on", r"keep going", r"go (?:on|through)", r"go(?= and|[.,;!]|$)",
+            r"(?:continue|proceed)(?:ing)?", r"(?:road|way|path) is (?:clear|free)",
             r"cruis(?:e|ing)",
             r"(?:keep|maintain|hold)(?:ing)? (?:the |my |our |this |a )?(?:current |constant |steady |same )?(?:speed|pace|velocity)",
         ),
