@@ -52,3 +52,16 @@ def export_tiny(folder: Path) -> Path:
     spec = dataclasses.replace(tiny.build().spec, action_scale=tuple((0.02 * k, 0.01 * k, 0.001) for k in range(1, 11)))
     export(tiny.build(spec=spec), folder)
     return folder
+
+
+def painted(scenario, log, chosen, cameras):
+    """Pictures without OpenGL: as big as the real ones, each another grey."""
+    from spanvla_ros.sim.pictures.renderer import encode
+
+    stamps = {f.stamp_ns for choice in chosen for f in choice.instant.observation.images["front"]}
+    return {
+        (name, stamp): encode(np.full((view.height, view.width, 3), 40 + stamp // 250_000_000 % 150, np.uint8), 60)
+        for stamp in stamps
+        for name, view in scenario.cameras.items()
+        if name in cameras
+    }

@@ -17,6 +17,7 @@ pytest.importorskip("shapely", reason="needs the extra [sim]")
 from spanvla_ros.cli.main import main
 from spanvla_ros.contracts import NS_PER_S, ConfigError
 from spanvla_ros.data import check, ingest, rig, topics
+from spanvla_ros.data.annotation.desk import Desk
 from spanvla_ros.data.bag import Bag
 from spanvla_ros.data.drive import read
 from spanvla_ros.data.shards import Dataset, ShardWriter
@@ -102,6 +103,9 @@ def test_the_pictures_are_those_that_were_recorded(tmp_path, file):
     assert main(["data", "view", str(tmp_path / "D"), "--out", str(tmp_path / "sheet.png"), "--count", "2"]) == 0
     sheet = cv2.imread(str(tmp_path / "sheet.png"))
     assert sheet.shape[0] == 2 * 189
+    # the page for people projects the driven path by the car's own lens: from under the car upwards, into the bend
+    path = np.array(Desk(tmp_path / "D").show(0)["paths"]["front"])
+    assert len(path) > 20 and (np.diff(path[:, 1]) < 0).all() and abs(path[0, 0] - 0.5) < 0.1 < abs(path[-1, 0] - path[0, 0])
     assert main(["data", "score", str(tmp_path / "D"), "--workers", "1"]) == 2  # there is no map to score on
 
 

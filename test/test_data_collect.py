@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers import painted
 
 pytest.importorskip("libsumo", reason="needs the extra [sim]")
 pytest.importorskip("shapely", reason="needs the extra [sim]")
@@ -15,20 +16,8 @@ from spanvla_ros.data.shards import Dataset
 from spanvla_ros.geometry import to_local
 from spanvla_ros.planning import prompt
 from spanvla_ros.planning.inputs import Grid
-from spanvla_ros.sim.pictures.renderer import encode
 
 DEMO = Grid(cameras=("front",), frame_offsets_s=(-0.5, 0.0), history_offsets_s=(-1.5, -1.0, -0.5, 0.0))
-
-
-def painted(scenario, log, chosen, cameras):
-    """Pictures without OpenGL: as big as the real ones, each another grey."""
-    stamps = {f.stamp_ns for choice in chosen for f in choice.instant.observation.images["front"]}
-    return {
-        (name, stamp): encode(np.full((view.height, view.width, 3), 40 + stamp // 250_000_000 % 150, np.uint8), 60)
-        for stamp in stamps
-        for name, view in scenario.cameras.items()
-        if name in cameras
-    }
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import bags
 import numpy as np
 import pytest
 from bags import ODOMETRY, START_NS, S, T
-from helpers import demo_spec
+from helpers import demo_spec, painted
 from test_data_bag_samples import call, file, fixed, textured  # noqa: F401  (a fixture)
 
 pytest.importorskip("jsonschema", reason="needs the extra [data]")
@@ -16,7 +16,7 @@ pytest.importorskip("shapely", reason="needs the extra [sim]")
 from spanvla_ros import geometry
 from spanvla_ros.cli.main import main
 from spanvla_ros.contracts import ConfigError, DataError, InputError, Plan
-from spanvla_ros.data import card, check, critique, ingest, merge, mining, topics
+from spanvla_ros.data import card, check, collect, critique, ingest, merge, mining, topics
 from spanvla_ros.data.mining import Window
 from spanvla_ros.data.shards import Dataset
 from spanvla_ros.share import share
@@ -161,6 +161,36 @@ def test_a_planner_that_refuses_leaves_the_sample_as_it_is(hesitant, tmp_path):
     judged = [one for found in critique.mine(hesitant, tmp_path / "M", Stub(refuse=True), worse_m=2.0) for one in found]
     assert all(one.fault.startswith("no plan") for one in judged)
     assert {entry.label for entry in Dataset(tmp_path / "M").entries} == {"pos"}
+
+
+class Recorded:
+    """Plans what was driven."""
+
+    spec, engine_hash = demo_spec(), "f" * 64
+
+    def __init__(self, folder):
+        self._samples = {sample.observation.t0_ns: sample for sample in Dataset(folder, grid=self.spec)}
+
+    def plan(self, observation):
+        return Plan(
+            t0_ns=observation.t0_ns, waypoints_base=self._samples[observation.t0_ns].future, waypoint_interval_s=0.5,
+            pose_odom=observation.pose_odom, speed_mps=float(observation.history.speeds_mps[-1]), reasoning="", tokens=0, seed=0,
+            engine_hash=self.engine_hash,
+        )  # fmt: skip
+
+
+def test_where_there_is_a_map_the_score_decides(tmp_path, monkeypatch):
+    pytest.importorskip("libsumo", reason="needs the extra [sim]")
+    monkeypatch.setattr(collect, "_pictures", painted)
+    assert collect.drive("red", 5000, tmp_path / "D", collect.Recipe(limit_s=16.0)) > 3
+    straight = {one.id: one.fault for found in critique.mine(tmp_path / "D", tmp_path / "S", Stub(), worse_m=1000.0) for one in found}
+    wrong = {name: fault for name, fault in straight.items() if fault}
+    # into the red light, though a kilometre from what was driven would have been allowed
+    assert wrong and not any("from what was driven on average" in fault for fault in wrong.values()), straight
+    assert {r["id"] for r in records(Dataset(tmp_path / "S")).values() if r["label"] == "neg"} == {f"{name}_plan" for name in wrong}
+    assert check.check(tmp_path / "S").errors == []
+    driven = [one.fault for found in critique.mine(tmp_path / "D", tmp_path / "R", Recorded(tmp_path / "D"), worse_m=0.0) for one in found]
+    assert driven and not any(driven)
 
 
 def many(tmp_path, file, count=6):  # noqa: F811

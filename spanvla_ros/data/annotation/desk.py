@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 
 from spanvla_ros.contracts import NS_PER_S, VEHICLE, DataError
-from spanvla_ros.data import sheet
+from spanvla_ros.data import rig, sheet
 from spanvla_ros.data.annotation import agreement, reply
 from spanvla_ros.data.annotation.output import replace
 from spanvla_ros.data.shards import Dataset
-from spanvla_ros.geometry import to_global, to_local
+from spanvla_ros.geometry import to_local
 from spanvla_ros.planning.consistency import Consistency
 from spanvla_ros.planning.prompt import FAST_TEXT, SLOW_LEAD, reasoning_text
-from spanvla_ros.sim.pictures.camera import Camera
 
 _SEEN_M = 70.0  # of the map and the things on it, around the car
 _LAYERS = ("ROADBLOCK", "INTERSECTION", "LANE")
@@ -91,7 +90,7 @@ class Desk:
             "cameras": {
                 camera: [round((f["stamp_ns"] - record["t0_ns"]) / NS_PER_S, 2) for f in frames] for camera, frames in record["images"].items()
             },
-            "paths": {camera: _projected(view, pose, dense) for camera, view in truth.get("cameras", {}).items() if camera in record["images"]},
+            "paths": {camera: _projected(view, dense) for camera, view in truth.get("cameras", {}).items() if camera in record["images"]},
             "by": record.get("provenance", {}).get("annotation", "who recorded it"),
             "elements": note.get("elements", []),
             "components": record["critical_components"],
@@ -221,12 +220,10 @@ def _near(areas: Sequence[tuple[str, np.ndarray]], pose: np.ndarray) -> list[lis
     return found
 
 
-def _projected(view: Mapping[str, Any], pose: np.ndarray, dense: np.ndarray) -> list[list[float]]:
+def _projected(document: Mapping[str, Any], dense: np.ndarray) -> list[list[float]]:
     """The driven path in a picture, as shares of its width and height."""
-    if "hfov_rad" not in view:
-        return []  # not one of the simulator's
-    camera = Camera(**view)
-    poses = to_global(pose, dense)
-    u, v, depth = camera.project(pose, np.column_stack([poses[:, :2], np.zeros(len(poses))]))
-    inside = (depth > 0.5) & (np.abs(u) < 3 * camera.width) & (np.abs(v) < 3 * camera.height)
-    return np.round(np.column_stack([u / camera.width, v / camera.height])[inside], 4).tolist()
+    camera = rig.view(document)
+    pixels, ahead = camera.project(np.column_stack([dense[:, :2], np.zeros(len(dense))]))
+    height, width = camera.size
+    inside = ahead & (np.abs(pixels) < 3 * np.array([width, height])).all(axis=1)
+    return np.round(pixels[inside] / [width, height], 4).tolist()
