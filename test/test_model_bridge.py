@@ -14,7 +14,6 @@ from spanvla_ros.model import flow  # noqa: E402
 from spanvla_ros.model.expert import tapped_layers  # noqa: E402
 from spanvla_ros.model.tiny import build, tiny_spec  # noqa: E402
 from spanvla_ros.planning import images  # noqa: E402
-from spanvla_ros.training.timing import trajectory_ms  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -189,16 +188,26 @@ def test_spec_of_before_keeps_its_hash_and_new_fields_travel():
 
 
 def test_fifty_waypoints_cost_little_more_than_ten():
-    """With five waypoints per query; the variants take turns and the fastest run of each counts."""
+    """Five waypoints per query: as many queries, so about as many operations; one per query costs more."""
+    from torch.utils.flop_counter import FlopCounterMode
+
     from spanvla_ros.model.architecture import Architecture
     from spanvla_ros.share import share
 
     model = build(architecture=Architecture.load(share("config/model/demo.yaml")))
-    many = dataclasses.replace(
-        model.spec, waypoints=50, waypoint_interval_s=0.1, waypoints_per_token=5, action_scale=((1.0, 1.0, 1.0),) * 50
-    )
-    found = trajectory_ms(model, {"10": (model.spec, 5), "50": (many, 5)}, 40)
-    assert found["50"] <= 1.25 * found["10"], found
+
+    def operations(**changes):
+        model.refit(dataclasses.replace(model.spec, **changes, action_scale=((1.0, 1.0, 1.0),) * changes["waypoints"]))
+        text, slots, spec = model.architecture.text, model.spec.cache_tokens, model.spec
+        kv = [(torch.zeros(1, text.kv_heads, slots, text.head_dim),) * 2 for _ in range(text.layers)]
+        scene = torch.zeros(1, model.architecture.expert.ego_features), torch.zeros(1, spec.waypoints, 3)
+        with FlopCounterMode(display=False) as counted, torch.no_grad():
+            model.sample(model.tapped(kv), torch.ones(1, slots), torch.tensor([slots]), *scene, steps=5)
+        return counted.get_total_flops()
+
+    ten = operations(waypoints=10, waypoint_interval_s=0.5, waypoints_per_token=1)
+    assert operations(waypoints=50, waypoint_interval_s=0.1, waypoints_per_token=5) <= 1.1 * ten
+    assert operations(waypoints=50, waypoint_interval_s=0.1, waypoints_per_token=1) > 1.5 * ten
 
 
 def test_steps_are_equal_parts_of_the_way():
