@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import signal
 import sys
 import threading
@@ -16,12 +14,12 @@ from rclpy.executors import Executor, ExternalShutdownException
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
+from spanvla_ros.ros import memory
 from spanvla_ros.ros.executor import make_executor
 
 _POLL_S = 0.1
 # callbacks that still run use the executor; its shutdown doesn't wait for them in every version of rclpy
 _DRAIN_S = 0.05
-_M_ARENA_MAX, _ARENAS = -8, 2  # malloc.h of glibc
 
 
 def planner(argv: list[str] | None = None) -> int:
@@ -40,7 +38,7 @@ def simulator(argv: list[str] | None = None) -> int:
 
 def spin(make: Callable[[], Node], argv: list[str] | None = None) -> int:
     """Spin the node until a signal, or until its attribute `exit_code` is no longer None."""
-    _limit_arenas()
+    memory.limit()
     ending = threading.Event()
     # Ctrl-C under `ros2 launch` arrives twice, the second time in the middle of the clean-up: our handlers only set a flag, so
     # there is nothing for the second one to break. rclpy's own handlers would shut the context down under running callbacks.
@@ -66,13 +64,6 @@ def spin(make: Callable[[], Node], argv: list[str] | None = None) -> int:
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_IGN)
     return getattr(node, "exit_code", None) or 0
-
-
-def _limit_arenas() -> None:
-    """glibc keeps up to eight memory pools per core, and pictures of every planning thread that there ever was fill another one:
-    twenty activations cost 100 MB, with two pools 15 MB."""
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL("libc.so.6").mallopt(_M_ARENA_MAX, _ARENAS)
 
 
 def _spin_once(executor: Executor, node: Node) -> None:

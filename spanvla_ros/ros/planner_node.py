@@ -16,7 +16,7 @@ from std_srvs.srv import Trigger
 from spanvla_ros.contracts import ConfigError, SpanVLAError
 from spanvla_ros.planning.planner import Planner
 from spanvla_ros.planning.supervisor import Reason
-from spanvla_ros.ros import diagnostics, parameters
+from spanvla_ros.ros import diagnostics, memory, parameters
 from spanvla_ros.ros.session import Session
 from spanvla_ros.ros.worker import warm_up
 from spanvla_ros.share import DEMO_ENGINE, share
@@ -93,6 +93,7 @@ class PlannerNode(LifecycleNode):
             planner.close()
             raise
         engine_dir, took_ms = values["engine_dir"] or DEMO_ENGINE, 1e3 * (time.monotonic() - started_s)
+        memory.trim()  # what loading took
         self._session.report.engine(engine_dir, planner, took_ms, warm)
         cameras = ", ".join(planner.spec.cameras)
         name = f"engine {engine_dir} of model {planner.spec.name} on {planner.backend_name}"
@@ -133,6 +134,8 @@ class PlannerNode(LifecycleNode):
         session, self._session = self._session, None
         if session is not None:
             session.close()
+            del session
+            memory.trim()
 
     def destroy_node(self) -> None:
         """Also ends the planning thread and frees the engine; may be called twice."""
