@@ -27,6 +27,15 @@ def test_a_free_road_is_driven_at_cruise_speed_in_fast_mode():
     assert last.waypoints_base[-1, 0] == pytest.approx(5 * CRUISE, rel=0.03)
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("lateral", "heading", "steer"), [(0.0, math.pi, 0.0), (-14.0, 0.0, 0.0), (13.1, 0.85, -0.6)])
+def test_a_car_that_is_lost_is_not_followed_for_ever(lateral, heading, steer):
+    # another planner may drive there, and is judged by what the expert would do: circles, on grass, get no further along the road
+    corridor = make_expert(make_road())._corridor
+    sweep = corridor.drift(100.0, lateral, heading, 0.8, steer, corridor.line(100.0, 50.0, (), 0.0, 0.0), 50.0)
+    assert len(sweep.rear_s) <= 250 and np.isfinite(sweep.front_m).all()
+
+
 def test_the_plan_depends_on_the_state_and_not_on_the_past():
     road = make_road()
     van = thing("van", 60, 0.0, speed=4.0)

@@ -14,6 +14,7 @@ from spanvla_ros.sim.roads.route import SPACING_M, Path
 
 HALF_WIDTH_M = VEHICLE.width_m / 2
 _DRIFT_STEP_M = 1.0
+_DETOUR = 3.0  # who turns round gets no further along the road: so many times the reach is as far as it is followed
 _OVERHANG_M = VEHICLE.front_m - 0.4
 _MOST_BEND = math.tan(MAX_STEER_RAD) / VEHICLE.wheel_base_m
 
@@ -168,8 +169,8 @@ class Corridor:
         turn = math.tan(steer) / VEHICLE.wheel_base_m
         rate = MAX_STEER_RATE_RPS / VEHICLE.wheel_base_m * _DRIFT_STEP_M / pace
         rows = []
-        end = s + reach_m
-        while s < end:
+        end, most = s + reach_m, int(_DETOUR * reach_m / _DRIFT_STEP_M)
+        while s < end and len(rows) < most:
             bend = self.curvature[min(int(s / SPACING_M), self.last)]
             rows.append((s, lateral, heading, bend))
             if line.flat and abs(lateral) < 0.06 and abs(heading) < 0.012 and abs(turn - bend) < 0.005:
