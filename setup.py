@@ -35,7 +35,7 @@ EXTRAS = {
     "data": ["jsonschema>=4"],
     "export": ["onnx>=1.17", "onnxscript>=0.5"],
     "maps": ["eclipse-sumo>=1.22"],
-    # without its own extra `onnx`, which pins older versions and fetches CUDA; that there are wheels is asked of x86_64 and aarch64 alone
+    # without its own extra `onnx`, which pins older versions of onnx and fetches CUDA
     "modelopt": [
         "nvidia-modelopt>=0.40",
         *("onnx-graphsurgeon>=0.5", "onnxconverter-common>=1.16", "onnxslim>=0.1.76", "polygraphy>=0.49", "lief", "cppimport", "ml_dtypes"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import sys
 
@@ -14,6 +15,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("modelopt.onnx.autocast", reason="needs the extra modelopt")
 
+from spanvla_ros.cli import export as cli  # noqa: E402
 from spanvla_ros.contracts import EngineError  # noqa: E402
 from spanvla_ros.engine import export as exports  # noqa: E402
 from spanvla_ros.engine import golden, load, manifest, parity, precision  # noqa: E402
@@ -129,6 +131,21 @@ def test_without_modelopt_it_says_what_to_install(tmp_path, monkeypatch):
     with pytest.raises(EngineError, match=r"spanvla_ros\[modelopt\]"):
         export(tiny.build(), tmp_path / "engine", precision="fp16")
     assert not (tmp_path / "engine").exists()
+
+
+def test_precisions_are_told_alike():
+    parser = argparse.ArgumentParser()
+    cli.add_parser(parser.add_subparsers())
+    told = {action.dest: action.choices for action in parser._subparsers._group_actions[0].choices["export"]._actions}["precision"]
+    assert sorted(told) == sorted(exports.PRECISIONS)
+    assert set(load.BFLOAT16) == {name for name, recipe in precision.RECIPES.items() if recipe.rest == "bf16"}
+
+
+def test_without_samples_there_is_no_range(tiny_engine):
+    _, _, session = load.load_backend(tiny_engine, "onnxruntime")
+    with pytest.raises(EngineError, match="no sample"):
+        precision.feeds(session, [])
+    session.close()
 
 
 def test_feeds_are_what_the_graphs_were_given(tiny_engine):

@@ -57,7 +57,7 @@ def check(precision: str, opset: int) -> None:
 
 
 def feeds(session: OnnxRuntimeBackend, prompts: Iterable[Mapping[str, np.ndarray]]) -> dict[str, list[dict[str, np.ndarray]]]:
-    """What float32 graphs are given while they plan from arrays of `planning.preprocess`."""
+    """What float32 graphs are given while they plan from arrays of `planning.preprocess`. Errors: EngineError where there are none."""
     spec = session.spec
     found: dict[str, list[dict[str, np.ndarray]]] = {graph: [] for graph in ("vision", "prefill", "step", "expert")}
     for prompt in prompts:
@@ -67,6 +67,8 @@ def feeds(session: OnnxRuntimeBackend, prompts: Iterable[Mapping[str, np.ndarray
         session.flow(prompt, np.zeros((1, spec.waypoints, 3), np.float32))
         for graph, inputs in found.items():
             inputs.append(session.inputs(graph))
+    if not found["vision"]:
+        raise EngineError("there is no sample to see the range of values on; give a data set with a training split, or none")
     # one Euler step begins as all of them do
     first = {"tau": np.zeros(1, np.float32), "interval": np.full(1, 1 / spec.flow_steps, np.float32)}
     found["expert_step"] = [{"point": inputs["noise"], **first, **inputs} for inputs in found["expert"]]

@@ -6,9 +6,7 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,9 +14,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-import rclpy
 from nav_msgs.msg import Odometry
-from rclpy.executors import ExternalShutdownException
 from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import String
 
@@ -27,7 +23,7 @@ from spanvla_ros.planning import tokenizer as words
 from spanvla_ros.planning.planner import Planner
 from spanvla_ros.planning.prompt import FAST_TEXT, answer
 from spanvla_ros.ros import conversions, qos
-from spanvla_ros.ros.executor import make_executor
+from spanvla_ros.ros.background import Background
 from spanvla_ros.ros.processes import PLANNER
 
 CAMERAS = ("front", "front_left", "front_right")
@@ -104,36 +100,18 @@ class Heard:
     gap_s: float = 0.0
 
 
-class Car:
+class Car(Background):
     """Drives straight on and sends what a car sends; a context manager. env: of `processes.environment`, as the node's."""
 
     def __init__(self, env: Mapping[str, str]):
-        os.environ.update({name: value for name, value in env.items() if name.startswith(("ROS_", "FASTDDS_", "FASTRTPS_"))})
+        super().__init__("spanvla_bench", env)
         self.heard = Heard()
         self._beat_s: float | None = None
-        self._context = rclpy.Context()
-        rclpy.init(context=self._context, domain_id=int(env["ROS_DOMAIN_ID"]))
-        self._node = rclpy.create_node("spanvla_bench", context=self._context)
         self._images = [self._node.create_publisher(CompressedImage, f"{PLANNER}/input/image/{c}", qos.IMAGE) for c in CAMERAS]
         self._odometry = self._node.create_publisher(Odometry, f"{PLANNER}/input/odometry", qos.ODOMETRY)
         self._node.create_subscription(String, f"{PLANNER}/output/plan_info", self._on_info, qos.PLAN_INFO)
         # one message per picture, made once: what building them costs is not the node's
         self._messages = [CompressedImage(format="jpeg", data=data) for data in pictures()]
-        self._executor = make_executor(self._context)
-        self._executor.add_node(self._node)
-        self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._spin, name="car", daemon=True)
-        self._thread.start()
-
-    def __enter__(self) -> Car:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._ending.set()
-        self._thread.join(5.0)
-        self._executor.shutdown()
-        self._node.destroy_node()
-        self._context.try_shutdown()
 
     def wait(self, timeout_s: float, check: Callable[[], object]) -> bool:
         """Whether the node hears everything and says so within the time; `check` may raise meanwhile."""
@@ -172,13 +150,6 @@ class Car:
         for camera, publisher in reversed(list(zip(CAMERAS, self._images))):
             message.header = conversions.header(stamp_ns, camera)
             publisher.publish(message)
-
-    def _spin(self) -> None:
-        try:
-            while not self._ending.is_set():
-                self._executor.spin_once(timeout_sec=_POLL_S)
-        except ExternalShutdownException:
-            pass
 
     def _on_info(self, message: String) -> None:
         now_s, info = time.monotonic(), json.loads(message.data)

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import importlib
-import threading
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import rclpy
-from rclpy.executors import ExternalShutdownException
 from rclpy.qos import QoSProfile
 from rosgraph_msgs.msg import Clock
 
 from spanvla_ros.contracts import NS_PER_S, Plan, SpanVLAError
 from spanvla_ros.ros import conversions, qos
-from spanvla_ros.ros.executor import make_executor
+from spanvla_ros.ros.background import Background
 from spanvla_ros.ros.link import Answer, PlannerLink
 
 PLANNER_TIMEOUT_S, RESET_TIMEOUT_S = 60.0, 5.0
@@ -47,7 +44,7 @@ class Reply:
     detail: str = ""
 
 
-class Player:
+class Player(Background):
     """A node in a thread of its own; a context manager.
 
     kinds: topic -> message type as "sensor_msgs/msg/Image"; those whose package is not installed are left out, unless they are among
@@ -56,10 +53,8 @@ class Player:
     """
 
     def __init__(self, planner: str, kinds: Mapping[str, str], inputs: Collection[str], rate: float):
+        super().__init__("spanvla_player")
         self._planner, self._inputs, self._rate = planner, tuple(inputs), rate
-        self._context = rclpy.Context()
-        rclpy.init(context=self._context)
-        self._node = rclpy.create_node("spanvla_player", context=self._context)
         self._link = PlannerLink(self._node, planner)
         self._clock = self._node.create_publisher(Clock, "/clock", qos.SIM_CLOCK)
         self._publishers = {}
@@ -72,21 +67,6 @@ class Player:
         self._now_ns = 0
         self._longest_s: float | None = None
         self._began: tuple[int, float] | None = None
-        self._executor = make_executor(self._context)
-        self._executor.add_node(self._node)
-        self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._spin, name="player", daemon=True)
-        self._thread.start()
-
-    def __enter__(self) -> Player:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._ending.set()
-        self._thread.join(5.0)
-        self._executor.shutdown()
-        self._node.destroy_node()
-        self._context.try_shutdown()
 
     def wait(self) -> None:
         """Until the planner is active and listens. Raises PlannerMissing."""
@@ -145,13 +125,6 @@ class Player:
         ahead_s = (stamp_ns - self._began[0]) / NS_PER_S / self._rate - (time.monotonic() - self._began[1])
         if ahead_s > 0:
             time.sleep(ahead_s)
-
-    def _spin(self) -> None:
-        try:
-            while not self._ending.is_set():
-                self._executor.spin_once(timeout_sec=_POLL_S)
-        except ExternalShutdownException:
-            pass
 
 
 def _message(kind: str) -> type | None:

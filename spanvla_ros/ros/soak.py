@@ -13,17 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import rclpy
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
-from rclpy.executors import ExternalShutdownException
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import MultiDOFJointTrajectory
 
 from spanvla_ros.planning import validity
 from spanvla_ros.ros import conversions, faults, processes, qos
-from spanvla_ros.ros.executor import make_executor
+from spanvla_ros.ros.background import Background
 
 # done to the processes, beside what is done to the sensors
 PROCESS_FAULTS = ("pause", "deactivate", "reload", "reset")
@@ -105,41 +103,23 @@ def _waited_s(pid: int) -> float:
     return total_ns / 1e9
 
 
-class _Witness:
+class _Witness(Background):
     """Listens to the planner and fills the record; a context manager with a thread of its own."""
 
     def __init__(self, env: Mapping[str, str], pid: int, record: Record):
-        os.environ.update({name: value for name, value in env.items() if name.startswith(("ROS_", "FASTDDS_", "FASTRTPS_"))})
+        super().__init__("spanvla_soak", env)
+        node = self._node
         self.record, self._pid = record, pid
         self._limits = validity.Limits()
         self._began_s: float | None = None
         self._late_s = 0.0
         self.state, self.planned_s = "", 0.0
-        self._context = rclpy.Context()
-        rclpy.init(context=self._context, domain_id=int(env["ROS_DOMAIN_ID"]))
-        self._node = node = rclpy.create_node("spanvla_soak", context=self._context)
         node.create_subscription(String, processes.PLAN_INFO, self._on_info, qos.PLAN_INFO)
         node.create_subscription(MultiDOFJointTrajectory, f"{processes.PLANNER}/output/trajectory", self._on_trajectory, qos.OUTPUT)
         self._faults = node.create_publisher(String, faults.TOPIC, qos.COMMAND)
         self._change = node.create_client(ChangeState, f"{processes.PLANNER}/change_state")
         self._reset = node.create_client(Trigger, f"{processes.PLANNER}/reset")
-        self._executor = make_executor(self._context)
-        self._executor.add_node(node)
-        self._ending = threading.Event()
-        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._spin, self._watch)]
-
-    def __enter__(self) -> _Witness:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._ending.set()
-        for thread in self._threads:
-            thread.join(5.0)
-        self._executor.shutdown()
-        self._node.destroy_node()
-        self._context.try_shutdown()
+        self._threads.append(threading.Thread(target=self._watch, daemon=True))
 
     @property
     def now_s(self) -> float:
@@ -164,13 +144,6 @@ class _Witness:
         while not future.done() and time.monotonic() < end_s:
             time.sleep(_TICK_S)
         return future.result() if future.done() else None
-
-    def _spin(self) -> None:
-        try:
-            while not self._ending.is_set():
-                self._executor.spin_once(timeout_sec=_TICK_S)
-        except ExternalShutdownException:
-            pass
 
     def _watch(self) -> None:
         """How late a thread of this process gets its turn, whatever holds the machine up; and the planner's memory."""
