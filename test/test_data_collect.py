@@ -1,5 +1,6 @@
 """Drives without pictures and what becomes a sample; one real drive with a stand-in for the renderer."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,10 +10,12 @@ from helpers import painted
 pytest.importorskip("libsumo", reason="needs the extra [sim]")
 pytest.importorskip("shapely", reason="needs the extra [sim]")
 
+from spanvla_ros.cli.main import main
 from spanvla_ros.contracts import DataError
 from spanvla_ros.data import check, collect, labels, scoring, sheet, statistics
 from spanvla_ros.data.collect import Recipe
 from spanvla_ros.data.shards import Dataset
+from spanvla_ros.engine.load import load_planner
 from spanvla_ros.geometry import to_local
 from spanvla_ros.planning import prompt
 from spanvla_ros.planning.inputs import Grid
@@ -85,6 +88,30 @@ def test_negatives_score_worse_than_the_rest(folder):
     assert found["labels"]["neg"]["epdms"] < found["labels"]["pos"]["epdms"] - 0.25
     assert {v.id for v in verdicts} == {e.id for e in Dataset(folder).entries}
     assert any("tlc" in v.failures for v in verdicts if v.label == "neg")
+
+
+def test_the_plans_of_an_engine_are_judged_in_place_of_what_was_driven(folder, tiny_engine, tmp_path, capsys):
+    out = tmp_path / "scores.json"
+    assert main(["data", "score", str(folder), "--split", "validation", "--engine", str(tiny_engine), "--out", str(out)]) == 0
+    found, printed = json.loads(out.read_text()), capsys.readouterr().out
+    planner = load_planner(tiny_engine, threads=1)
+    dataset = Dataset(folder, "validation", planner.spec)
+    assert [row["id"] for row in found["all"]] == [e.id for e in dataset.entries]
+    index = [e.label for e in dataset.entries].index("pos")
+    plan = planner.plan(dataset[index].observation)
+    values, _ = scoring.judge(scoring.scene_of(dataset, index, {}), plan.waypoints_base[None], "v2")
+    row = found["all"][index]
+    assert row["epdms"] == values[0]["epdms"] and row["tokens"] == plan.tokens > 0
+    driven = scoring.verdict(dataset, index, {})
+    assert row["pdms"] != driven.values["pdms"] and "tokens" not in driven.values
+    # complex and simple scenes apart, by what the labels say
+    assert {row["mode"] for row in found["all"]} == set(found["modes"]) and "slow " in printed and "pos minus neg" not in printed
+
+
+def test_who_is_to_be_corrected_does_not_drive_on_seeds_for_tests(capsys, tmp_path):
+    line = ["--families", "lane", "--seeds", "6001:6002", "--out", str(tmp_path)]
+    assert main(["data", "dagger", "--engine", "engines/demo", *line]) == 2
+    assert "what an engine is corrected by comes from seeds 0-4999" in capsys.readouterr().err
 
 
 def test_the_demo_model_sees_a_subset(folder):

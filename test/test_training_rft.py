@@ -339,6 +339,10 @@ def test_command_line_and_what_it_refuses(data, runs, capsys, model):
     line = ["train", "rft", "--config", str(CONFIG), "--data", str(data), "--run", "cli", "model=start"]
     assert main([*line, "loop.steps=1", "validation_samples=0"]) == 0
     assert (runs / "cli/model/model.safetensors").exists() and "1 groups of 8 roll-outs: 1 pos of 4" in capsys.readouterr().out
+    assert main(["data", "score", str(data), "--split", "validation", "--spoken", "cli", "--workers", "1"]) == 0
+    printed = capsys.readouterr().out
+    # random weights: hardly an answer is a whole plan
+    assert "epdms" in printed and "no plan, counted as 0: " in printed
     for change, message in (
         ("loop.batch=12", "loop.batch 12 must be a multiple of group 8"),
         ("lora.rank=0", "lora.rank must be at least 1"),
@@ -350,6 +354,7 @@ def test_command_line_and_what_it_refuses(data, runs, capsys, model):
         assert main([*line, change]) != 0 and message in capsys.readouterr().err
     rft_samples.start(runs / "mute", tiny.build())
     assert main([*line[:-1], "model=mute"]) != 0 and "was trained without a codebook" in capsys.readouterr().err
+    assert main(["data", "score", str(data), "--spoken", "mute", "--workers", "1"]) != 0 and "without a codebook" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="give loop.steps"):
         configs.load(RftConfig, CONFIG, ["loop.steps=null", "loop.seconds=5"])
 

@@ -9,7 +9,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from spanvla_ros.cli import _annotation, _drives
+from spanvla_ros.cli import _annotation, _drives, _sample_scores
 from spanvla_ros.contracts import ConfigError, DataError, SpanVLAError
 
 SPLITS = ("train", "validation", "test")
@@ -34,9 +34,10 @@ def add_parser(subparsers) -> None:
     )
     sim.add_argument("--unsteady", action="store_true", help="the expert drifts off now and then; its plans for where it gets are the labels")
     dagger.add_argument("--engine", required=True, help="folder of the engine that drives")
+    text = "half-open range A:B or A:B:STEP; 0-4999 are for training, 5000-5999 for validation, those above for tests: no training reads them"
     for command in (sim, dagger):
         command.add_argument("--families", default="all", help="comma-separated scenario families, or 'all' (%(default)s)")
-        command.add_argument("--seeds", required=True, help="half-open range A:B or A:B:STEP; 0-4999 are for training, 5000-5999 for validation")
+        command.add_argument("--seeds", required=True, help=text)
         command.add_argument("--out", required=True, type=Path, help="folder of the data set; drives that are there already are skipped")
         command.add_argument("--cameras", default="front,front_left,front_right", help="comma-separated, whose pictures are stored (%(default)s)")
         command.add_argument("--every", type=float, default=1.0, metavar="S", help="seconds between samples that are to be imitated (%(default)s)")
@@ -75,14 +76,9 @@ def add_parser(subparsers) -> None:
     stats.add_argument("folder", type=Path)
     stats.add_argument("--out", required=True, type=Path, help="folder for statistics.json and statistics.png")
 
-    score = _command(commands, "score", "PDMS and EPDMS of the labelled futures", "example: spanvla data score samples --out scores.json")
-    score.add_argument("folder", type=Path)
-    score.add_argument("--split", choices=SPLITS, help="only these samples")
-    score.add_argument("--out", type=Path, help="JSON to write, with every sample's sub-scores and what they failed at")
-    score.add_argument("--workers", type=_positive, default=2, help="processes (%(default)s)")
-
     _annotation.add_parsers(partial(_command, commands), _positive)
     _drives.add_parsers(partial(_command, commands), _positive)
+    _sample_scores.add_parser(partial(_command, commands), _positive, SPLITS)
 
 
 def _command(commands, name: str, text: str, epilog: str) -> argparse.ArgumentParser:
@@ -96,14 +92,15 @@ def _positive(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    known = {"sim": _sim, "dagger": _sim, "navsim": _navsim, "check": _check, "view": _view, "stats": _stats, "score": _score}
+    known = {"sim": _sim, "dagger": _sim, "navsim": _navsim, "check": _check, "view": _view, "stats": _stats}
     reasons = {
         "annotate": partial(_annotation.annotate, progress=_progress),
         "review": _annotation.review,
         "agreement": partial(_annotation.agreement, write=_write),
     }
+    scores = {"score": partial(_sample_scores.score, progress=_progress, write=_write)}
     drives = {"bag": partial(_drives.bag, progress=_progress), "mine": _drives.mine, "merge": _drives.merge, "split": _drives.split}
-    return {**known, **reasons, **drives}[args.data_command](args)
+    return {**known, **reasons, **drives, **scores}[args.data_command](args)
 
 
 def _sim(args: argparse.Namespace) -> int:
@@ -112,8 +109,10 @@ def _sim(args: argparse.Namespace) -> int:
     from spanvla_ros.sim.scenarios import scenario as scenarios
 
     families, seeds = scenarios.parse_families(args.families), scenarios.parse_seeds(args.seeds)
-    if min(seeds) < 0 or max(seeds) >= 6000:
-        raise ConfigError(f"--seeds {args.seeds}: samples come from seeds 0-4999 (training) and 5000-5999 (validation); others are for tests")
+    if min(seeds) < 0:
+        raise ConfigError(f"--seeds {args.seeds}: a seed must not be negative")
+    if args.data_command == "dagger" and scenarios.split(max(seeds)) == "test":
+        raise ConfigError(f"--seeds {args.seeds}: what an engine is corrected by comes from seeds 0-4999 (training) and 5000-5999 (validation)")
     driver = {"engine": args.engine} if args.data_command == "dagger" else {"unsteady": args.unsteady}
     recipe = Recipe(**driver, cameras=tuple(args.cameras.split(",")), every_s=args.every)
     total, done, samples, errors, start = len(seeds) * len(families), 0, 0, 0, time.monotonic()
@@ -208,25 +207,6 @@ def _stats(args: argparse.Namespace) -> int:
     for label, share in found["shares"].items():
         print(f"{label}: {found['counts']['label'].get(label, 0)} samples, {share:.1%}")
     print(f"{found['samples']} samples, {found['texts']['different']} different texts: {args.out / 'statistics.png'}")
-    return 0
-
-
-def _score(args: argparse.Namespace) -> int:
-    from spanvla_ros.data import scoring, statistics
-
-    verdicts = list(scoring.score_all(args.folder, args.workers, args.split))
-    if not verdicts:
-        raise DataError(f"no drive of {args.folder} has a map and a route, which the PDM score needs")
-    found = statistics.summary(verdicts)
-    if args.out:
-        rows = [{"id": v.id, "label": v.label, "lapse": v.lapse, **v.values, "failures": v.failures} for v in verdicts]
-        _write(args.out, json.dumps({**found, "all": rows}, indent=1).encode())
-    names = ("n", "pdms", "epdms", "nc", "dac", "ddc", "tlc", "ep", "ttc", "lk", "hc", "comfort")
-    print("label " + " ".join(f"{name:>7}" for name in names))
-    for label, means in found["labels"].items():
-        print(f"{label:<5} " + " ".join(f"{means[name]:>7.3f}" if name != "n" else f"{means[name]:>7}" for name in names))
-    if found["pos minus neg"]:
-        print(f"pos minus neg: PDMS {found['pos minus neg']['pdms']:.3f}, EPDMS {found['pos minus neg']['epdms']:.3f} (unfiltered, without EC)")
     return 0
 
 

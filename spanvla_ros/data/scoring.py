@@ -1,19 +1,21 @@
-"""PDMS and EPDMS of trajectories in the truth of a drive, and of all labelled futures of a data set."""
+"""PDMS and EPDMS of trajectories in the truth of a drive: of all labelled futures of a data set, or of what is planned for its samples."""
 
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from spanvla_ros.contracts import DataError
+from spanvla_ros.contracts import DataError, InputError, ModelSpec
 from spanvla_ros.data.navsim import scene as navsim
+from spanvla_ros.data.sample import FUTURE_INTERVAL_S
 from spanvla_ros.data.shards import Dataset
 from spanvla_ros.evaluation.pdm import scorer
 from spanvla_ros.evaluation.pdm.scene import WAYPOINTS, Scene
+from spanvla_ros.planning.planner import Planner
 from spanvla_ros.sim import frame as frames_of
 from spanvla_ros.sim.chart import Chart, Guide
 
@@ -22,11 +24,16 @@ NAMES = {"v1": "pdms", "v2": "epdms"}
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Score of one labelled future: values of all sub-scores, and what went wrong in words (sub-score -> reason)."""
+    """Score of one trajectory: values of all sub-scores, and what went wrong in words (sub-score -> reason).
+
+    mode: fast or slow, how the labelled text thinks; lapse: what the driver did wrong, empty in a drive without. values also has
+    "tokens" of reasoning where a planner planned.
+    """
 
     id: str
     label: str
     family: str
+    mode: str
     lapse: str
     values: Mapping[str, float]
     failures: Mapping[str, str]
@@ -63,14 +70,25 @@ def scorable(dataset: Dataset) -> dict[str, bool]:
     return {name: "guide" in dataset.truth(index) for name, index in first.items()}
 
 
-def score_all(folder: Path, workers: int, split: str | None = None) -> Iterator[Verdict]:
-    """Verdicts on every sample of a data set whose drive has a map and a route, by `workers` processes."""
+def half_seconds(plans: np.ndarray, spec: ModelSpec) -> np.ndarray:
+    """Poses (K, n, 3) every 0.5 s of plans (K, T, 3) at the model's own times."""
+    step = round(FUTURE_INTERVAL_S / spec.waypoint_interval_s)
+    if not step or abs(step * spec.waypoint_interval_s - FUTURE_INTERVAL_S) > 1e-6 or spec.waypoints // step < WAYPOINTS:
+        raise DataError(f"plans of {spec.waypoints} waypoints every {spec.waypoint_interval_s:g} s have no {WAYPOINTS} poses every 0.5 s to score")
+    return plans[:, step - 1 :: step]
+
+
+def score_all(folder: Path, workers: int, split: str | None = None, load: Callable[[], Planner] | None = None) -> Iterator[Verdict]:
+    """Verdicts on every sample of a data set whose drive has a map and a route, by `workers` processes.
+
+    load: opens, once in every process, what is to plan; None: the labelled futures are judged.
+    """
     count = len(Dataset(folder, split))
     if workers == 1:
-        _open(folder, split)
+        _open(folder, split, load)
         yield from _some(range(count))
         return
-    with multiprocessing.get_context("spawn").Pool(workers, _open, (folder, split)) as pool:
+    with multiprocessing.get_context("spawn").Pool(workers, _open, (folder, split, load)) as pool:
         for verdicts in pool.imap(_some, np.array_split(np.arange(count), max(1, count // 24))):
             yield from verdicts
 
@@ -78,27 +96,46 @@ def score_all(folder: Path, workers: int, split: str | None = None) -> Iterator[
 _state: dict[str, object] = {}
 
 
-def _open(folder: Path, split: str | None) -> None:
-    _state.update(dataset=Dataset(folder, split), charts={})
+def _open(folder: Path, split: str | None, load: Callable[[], Planner] | None) -> None:
+    planner = load() if load else None
+    _state.update(dataset=Dataset(folder, split, planner.spec if planner else None), charts={}, planner=planner)
 
 
 def _some(indices: Sequence[int]) -> list[Verdict]:
-    dataset, charts = _state["dataset"], _state["charts"]
-    return [verdict(dataset, int(index), charts) for index in indices if "guide" in dataset.truth(int(index))]
+    dataset, charts, planner = (_state[name] for name in ("dataset", "charts", "planner"))
+    return [verdict(dataset, int(index), charts, planner) for index in indices if "guide" in dataset.truth(int(index))]
 
 
-def verdict(dataset: Dataset, index: int, charts: dict[str, Chart]) -> Verdict:
-    """Both scores of a sample's future; a sub-score that both versions have is that of v2."""
+def verdict(dataset: Dataset, index: int, charts: dict[str, Chart], planner: Planner | None = None) -> Verdict:
+    """Both scores of a sample's future, or of what `planner` plans for it; a sub-score that both versions have is that of v2.
+
+    Where there is no plan, every sub-score is 0 and "plan" among the failures says why.
+    """
     record = dataset.record(index)
     scene = scene_of(dataset, index, charts)
-    plan = np.array(record["future"])[None]
+    poses, told = np.array(record["future"])[None], {}
     values: dict[str, float] = {}
     failures: dict[str, str] = {}
+    if planner is not None:
+        observation = dataset[index].observation
+        try:
+            plan = planner.plan(observation)
+            poses, told = half_seconds(plan.waypoints_base[None], planner.spec), {"tokens": float(plan.tokens)}
+        except InputError as error:
+            failures["plan"] = str(error)
     for version in ("v1", "v2"):
-        row, reasons = judge(scene, plan, version)
+        row, reasons = judge(scene, poses, version)
         values |= row[0]
-        failures |= reasons[0]
+        failures |= {} if "plan" in failures else reasons[0]
+    if "plan" in failures:
+        values, told = dict.fromkeys(values, 0.0), {"tokens": 0.0}
     lapse = record["provenance"].get("lapse")
     return Verdict(
-        id=record["id"], label=record["label"], family=record["family"], lapse=lapse["kind"] if lapse else "", values=values, failures=failures
+        id=record["id"],
+        label=record["label"],
+        family=record["family"],
+        mode=record["reasoning"]["mode"],
+        lapse=lapse["kind"] if lapse else "",
+        values=values | told,
+        failures=failures,
     )

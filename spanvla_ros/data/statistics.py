@@ -81,16 +81,18 @@ def panels(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def summary(verdicts: Iterable[Verdict]) -> dict[str, Any]:
-    """Means by label, the gap of the negatives, means by family and by lapse, and what positives failed at."""
+    """Means by label and by mode of the labelled text, the gap of the negatives, means by family and by lapse, and what positives failed at."""
     verdicts = list(verdicts)
-    means = _by_label(verdicts)
-    families = {name: _by_label([v for v in verdicts if v.family == name]) for name in sorted({v.family for v in verdicts})}
-    lapses = {name: _by_label([v for v in verdicts if v.lapse == name and v.label != "pos"]) for name in sorted({v.lapse for v in verdicts if v.lapse})}
+    means = _means(verdicts, "label")
+    families = {name: _means([v for v in verdicts if v.family == name], "label") for name in sorted({v.family for v in verdicts})}
+    lapsed = [v for v in verdicts if v.lapse and v.label != "pos"]
+    lapses = {name: _means([v for v in lapsed if v.lapse == name], "label") for name in sorted({v.lapse for v in lapsed})}
     failed = Counter(f"{v.family}: {name}" for v in verdicts if v.label == "pos" for name in v.failures)
     gap = {name: means["pos"][name] - means["neg"][name] for name in ("pdms", "epdms")} if {"pos", "neg"} <= set(means) else {}
     return {
         "samples": len(verdicts),
         "labels": means,
+        "modes": _means(verdicts, "mode"),
         "pos minus neg": gap,
         "families": families,
         "lapses": lapses,
@@ -98,10 +100,10 @@ def summary(verdicts: Iterable[Verdict]) -> dict[str, Any]:
     }
 
 
-def _by_label(verdicts: list[Verdict]) -> dict[str, dict[str, float]]:
-    """Number and means of all sub-scores for every label that is there."""
+def _means(verdicts: list[Verdict], by: str) -> dict[str, dict[str, float]]:
+    """Number and means of all values for every label, or mode, that is there."""
     found = {}
-    for label in sorted({v.label for v in verdicts}):
-        rows = [v.values for v in verdicts if v.label == label]
-        found[label] = {"n": len(rows), **{name: round(float(np.mean([row[name] for row in rows])), 4) for name in rows[0]}}
+    for name in sorted({getattr(v, by) for v in verdicts}):
+        rows = [v.values for v in verdicts if getattr(v, by) == name]
+        found[name] = {"n": len(rows), **{value: round(float(np.mean([row[value] for row in rows])), 4) for value in rows[0]}}
     return found

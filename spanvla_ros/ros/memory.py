@@ -15,10 +15,15 @@ def limit() -> None:
     _call("mallopt", _M_ARENA_MAX, _ARENAS)
 
 
-def trim() -> None:
-    """Give back what is free, between whatever is still used: the graphs of an engine leave holes that its successor doesn't fit.
-    Twenty-five engines one after the other cost 24 MB, trimmed 3 MB."""
+def collect() -> None:
+    """After something large was let go: the graphs of an engine leave holes that its successor doesn't fit. Twenty-five engines
+    one after the other cost 24 MB, collected 3 MB."""
     gc.collect()
+    trim()
+
+
+def trim() -> None:
+    """Give back what is free between whatever is still used; 0.3 ms."""
     _call("malloc_trim", 0)
 
 

@@ -23,6 +23,8 @@ from spanvla_ros.share import DEMO_ENGINE, share
 
 HEARTBEAT_S = 0.1
 DIAGNOSTICS_S = 1.0
+# pictures come and go at every size: without it the heap wanders by a tenth
+TRIM_S = 10.0
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
@@ -55,7 +57,7 @@ class PlannerNode(LifecycleNode):
         self.add_on_set_parameters_callback(self._on_set_parameters)
         # steady: heartbeats and diagnostics go on when /clock stands still
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        for period_s, callback in ((DIAGNOSTICS_S, self.diagnostics.publish), (HEARTBEAT_S, self._on_heartbeat)):
+        for period_s, callback in ((DIAGNOSTICS_S, self.diagnostics.publish), (HEARTBEAT_S, self._on_heartbeat), (TRIM_S, memory.trim)):
             self.create_timer(period_s, callback, clock=steady)
         # from the executor, so that services already answer while the engine loads
         self._start = self.create_timer(0.01, self._on_start, clock=steady)
@@ -93,7 +95,7 @@ class PlannerNode(LifecycleNode):
             planner.close()
             raise
         engine_dir, took_ms = values["engine_dir"] or DEMO_ENGINE, 1e3 * (time.monotonic() - started_s)
-        memory.trim()  # what loading took
+        memory.collect()  # what loading took
         self._session.report.engine(engine_dir, planner, took_ms, warm)
         cameras = ", ".join(planner.spec.cameras)
         name = f"engine {engine_dir} of model {planner.spec.name} on {planner.backend_name}"
@@ -135,7 +137,7 @@ class PlannerNode(LifecycleNode):
         if session is not None:
             session.close()
             del session
-            memory.trim()
+            memory.collect()
 
     def destroy_node(self) -> None:
         """Also ends the planning thread and frees the engine; may be called twice."""

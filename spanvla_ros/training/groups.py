@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from spanvla_ros.contracts import DataError, ModelSpec, SpanVLAError
 from spanvla_ros.data.sample import FUTURE_INTERVAL_S, LABELS, Sample
+from spanvla_ros.data.scoring import half_seconds
 from spanvla_ros.data.shards import Dataset
 from spanvla_ros.evaluation.pdm.scene import WAYPOINTS
 from spanvla_ros.planning.prompt import FAST_TEXT
@@ -33,14 +34,6 @@ class Group:
     rewards: Rewards | None = None
     advantages: np.ndarray | None = None
     problem: str = ""
-
-
-def half_seconds(plans: np.ndarray, spec: ModelSpec) -> np.ndarray:
-    """Poses (K, n, 3) every 0.5 s of plans (K, T, 3) at the model's own times."""
-    step = round(FUTURE_INTERVAL_S / spec.waypoint_interval_s)
-    if not step or abs(step * spec.waypoint_interval_s - FUTURE_INTERVAL_S) > 1e-6 or spec.waypoints // step < WAYPOINTS:
-        raise DataError(f"plans of {spec.waypoints} waypoints every {spec.waypoint_interval_s:g} s have no {WAYPOINTS} poses every 0.5 s to score")
-    return plans[:, step - 1 :: step]
 
 
 def usable(record: dict[str, Any]) -> bool:

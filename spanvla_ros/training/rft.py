@@ -15,6 +15,7 @@ from torch import Tensor
 
 from spanvla_ros import config as configs
 from spanvla_ros.contracts import ConfigError, SpanVLAError
+from spanvla_ros.data import scoring
 from spanvla_ros.data.sample import LABELS, Sample
 from spanvla_ros.data.shards import Dataset
 from spanvla_ros.model import checkpoint
@@ -221,7 +222,7 @@ class RftTask:
                 drawn = rollouts.draw(
                     self.model, prompt, rollouts.prefill(self.model, prompt), self.allowed, count=1, kind=self.config.rollout, temperature=0.0, seed=0
                 )
-            plans.append(groups.half_seconds(drawn.plans, self.model.spec)[:, :8])
+            plans.append(scoring.half_seconds(drawn.plans, self.model.spec)[:, :8])
             texts += drawn.texts
             tokens.append(int(((drawn.tokens >= 0) & ~drawn.spoken).sum()))
         scores = {}

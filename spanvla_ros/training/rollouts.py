@@ -14,12 +14,15 @@ import torch
 from torch import Tensor
 
 from spanvla_ros.contracts import ConfigError
-from spanvla_ros.model import decoding
+from spanvla_ros.model import checkpoint, decoding
 from spanvla_ros.model.attention import additive
 from spanvla_ros.model.decoding import Sampling
 from spanvla_ros.model.spanvla import Prefilled, SpanVLA
+from spanvla_ros.model.token_backend import TokenBackend
 from spanvla_ros.model.vlm import causal_mask
+from spanvla_ros.planning.planner import Planner
 from spanvla_ros.planning.tokenizer import ACTION_START, THINK_END
+from spanvla_ros.training.runs import resolve
 
 Kind = Literal["tokens", "expert"]
 
@@ -163,3 +166,11 @@ def require(model: SpanVLA, kind: Kind) -> None:
     """ConfigError where the model can't be rolled out like this."""
     if kind == "tokens" and model.codebook is None:
         raise ConfigError(f"rollout tokens needs a model that speaks action tokens; '{model.spec.name}' was trained without a codebook")
+
+
+def speaker(source: str) -> Planner:
+    """What plans with the VLM of a run alone, in action tokens."""
+    torch.set_num_threads(1)
+    model = checkpoint.load(resolve(source) / "model").eval()
+    require(model, "tokens")
+    return Planner(model.spec, model.tokenizer, TokenBackend(model), "spoken")
