@@ -86,7 +86,8 @@ def score_all(folder: Path, workers: int, split: str | None = None, load: Callab
     count = len(Dataset(folder, split))
     if workers == 1:
         _open(folder, split, load)
-        yield from _some(range(count))
+        for index in range(count):
+            yield from _some((index,))
         return
     with multiprocessing.get_context("spawn").Pool(workers, _open, (folder, split, load)) as pool:
         for verdicts in pool.imap(_some, np.array_split(np.arange(count), max(1, count // 24))):
