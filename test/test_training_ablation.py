@@ -151,6 +151,11 @@ def test_expert_of_another_shape_is_no_start(runs):
     expert("start")
     with pytest.raises(ConfigError, match="init: the expert of"):
         expert("never", "init=start", "bridge.tap_interval=last")
+    # the age of its KV may be told to an expert that never knew it; the other way round it would be lost
+    aged = checkpoint.load(expert("aged", "init=start", "bridge.kv_age=true", "loop.learning_rate=1e-9", "loop.final_learning_rate=1e-9") / "model")
+    assert aged.spec.kv_age and not aged.expert.age_in.weight.abs().max() > 1e-6
+    with pytest.raises(ConfigError, match="built otherwise: age_in"):
+        expert("forgetful", "init=aged")
 
 
 def test_cut_text_ends_anywhere_and_with_the_action_token(runs):

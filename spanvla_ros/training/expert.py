@@ -186,10 +186,14 @@ def open_loop(metrics: Mapping[str, float]) -> str:
 
 
 def _initialise(model: SpanVLA, source: Path) -> None:
+    """Start from the expert of another model. One that was never told the age of its KV may be told from now on: it means nothing yet."""
     try:
-        model.expert.load_state_dict(checkpoint.load(source).expert.state_dict())
+        found = model.expert.load_state_dict(checkpoint.load(source).expert.state_dict(), strict=False)
     except RuntimeError as error:
         raise ConfigError(f"init: the expert of {source} has another shape: {' '.join(str(error).split())[:200]}") from None
+    different = [*found.unexpected_keys, *(key for key in found.missing_keys if not key.startswith("age_in."))]
+    if different:
+        raise ConfigError(f"init: the expert of {source} is built otherwise: {', '.join(different)[:200]}")
 
 
 def fit(loop: LoopConfig, run: Run | None, job: ExpertTask, say: Callable[[str], None]) -> dict[str, Tensor]:
