@@ -6,13 +6,16 @@ import contextlib
 import ctypes
 import gc
 
-_M_ARENA_MAX, _ARENAS = -8, 2  # malloc.h
+# malloc.h
+_M_MMAP_THRESHOLD, _LARGE = -3, 1 << 20
+_M_ARENA_MAX, _ARENAS = -8, 2
 
 
 def limit() -> None:
     """Two memory pools, not eight per core: pictures of every planning thread that there ever was would fill another one.
     Twenty activations cost 100 MB, with two pools 15 MB."""
     _call("mallopt", _M_ARENA_MAX, _ARENAS)
+    _call("mallopt", _M_MMAP_THRESHOLD, _LARGE)
 
 
 def collect() -> None:
