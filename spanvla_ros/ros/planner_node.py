@@ -87,7 +87,8 @@ class PlannerNode(LifecycleNode):
     def _configure(self) -> None:
         values = parameters.read(self, parameters.PLANNER)
         started_s = time.monotonic()
-        planner = self._load(values)
+        with memory.apart():
+            planner = self._load(values)
         try:
             warm = warm_up(planner)
             self._session = Session(self, planner, values)
