@@ -1,4 +1,9 @@
 import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
 
 import pytest
 
@@ -39,6 +44,27 @@ def test_workers_change_nothing(tmp_path):
         found = json.loads((out / "summary.json").read_text())["scenarios"]
         rows.append([{k: v for k, v in row.items() if k not in ("wall_s", "plan_latency_ms")} for row in found])
     assert rows[0] == rows[1]
+
+
+def test_a_dead_worker_costs_no_episode(tmp_path, capsys):
+    words = ["sim", "--planner", "constant_velocity", "--suite", "stopped,red,lane", "--seeds", "6000:6001", "--workers", "2", "--out", str(tmp_path)]
+    killed = []
+
+    def kill():
+        while not killed:
+            time.sleep(0.2)
+            # those of the pool, not the process that watches over shared memory
+            killed.extend(child.pid for child in multiprocessing.active_children()[:1])
+        time.sleep(1.5)
+        os.kill(killed[0], signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    assert main(words) == 0
+    thread.join()
+    rows = json.loads((tmp_path / "summary.json").read_text())["scenarios"]
+    assert [row["family"] for row in rows] == ["stopped", "red", "lane"]
+    assert "episodes are left and go on" in capsys.readouterr().err
 
 
 def test_comparison(tmp_path, capsys):

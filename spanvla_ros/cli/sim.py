@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -38,6 +39,9 @@ OUT/report.html    one file: tables, drives from above, clips of what failed
 OUT/episodes.jsonl grows by one line per episode; OUT/episodes/ holds its pictures
 """
 PLANNERS = ("expert", "constant_velocity", "ego_mlp", "spanvla")
+
+
+ATTEMPTS = 3  # with processes that die
 
 
 class WorkerFailed(SpanVLAError):
@@ -217,13 +221,20 @@ def _parallel(args: argparse.Namespace, scenarios: list[Scenario]) -> Iterator[t
     make = _maker(args)
     make().close()  # a broken engine is one clear line, not a pool of dead processes
     setting = (make, args.render == "gl", args.black, args.latency, args.rate)
-    pool = ProcessPoolExecutor(args.workers, multiprocessing.get_context("spawn"), _begin, setting)
-    try:
-        yield from pool.map(_drive, [s.family for s in scenarios], [s.seed for s in scenarios])
-    except BrokenProcessPool:
-        raise WorkerFailed("a process that drove episodes died (out of memory?); try fewer --workers") from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    left, died = list(scenarios), 0
+    while left:
+        pool = ProcessPoolExecutor(args.workers, multiprocessing.get_context("spawn"), _begin, setting)
+        try:
+            for found in pool.map(_drive, [s.family for s in left], [s.seed for s in left]):
+                yield found
+                del left[0]
+        except BrokenProcessPool:
+            died += 1
+            if died == ATTEMPTS:
+                raise WorkerFailed(f"a process that drove episodes died {died} times (out of memory?); try fewer --workers") from None
+            print(f"a process that drove episodes died; {len(left)} episodes are left and go on", file=sys.stderr, flush=True)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _over_ros(args: argparse.Namespace, scenarios: list[Scenario]) -> Iterator[tuple[dict[str, Any], dict[str, bytes]]]:
