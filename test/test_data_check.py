@@ -86,5 +86,5 @@ def test_commands_write_sheet_statistics_and_scores(copy, tmp_path, capsys):
     assert (tmp_path / "sheet.png").stat().st_size > 30_000
     assert main(["data", "stats", str(copy), "--out", str(tmp_path / "stats")]) == 0
     assert json.loads((tmp_path / "stats" / "statistics.json").read_text())["samples"] == len(Dataset(copy))
-    assert main(["data", "sim", "--seeds", "5990:6001", "--out", str(tmp_path / "no")]) != 0
-    assert "0-4999 (training)" in capsys.readouterr().err
+    assert main(["data", "sim", "--seeds=-2:1", "--out", str(tmp_path / "no")]) != 0
+    assert "a seed must not be negative" in capsys.readouterr().err
