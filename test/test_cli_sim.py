@@ -48,20 +48,16 @@ def test_workers_change_nothing(tmp_path):
 
 def test_a_dead_worker_costs_no_episode(tmp_path, capsys):
     words = ["sim", "--planner", "constant_velocity", "--suite", "stopped,red,lane", "--seeds", "6000:6001", "--workers", "2", "--out", str(tmp_path)]
-    killed = []
 
     def kill():
-        while not killed:
-            time.sleep(0.2)
-            # those of the pool, not the process that watches over shared memory
-            killed.extend(child.pid for child in multiprocessing.active_children()[:1])
-        time.sleep(1.5)
-        os.kill(killed[0], signal.SIGKILL)
+        # of the pool, not the process that watches over shared memory
+        while not (children := multiprocessing.active_children()):
+            time.sleep(0.1)
+        os.kill(children[0].pid, signal.SIGKILL)
 
-    thread = threading.Thread(target=kill)
+    thread = threading.Thread(target=kill, daemon=True)
     thread.start()
     assert main(words) == 0
-    thread.join()
     rows = json.loads((tmp_path / "summary.json").read_text())["scenarios"]
     assert [row["family"] for row in rows] == ["stopped", "red", "lane"]
     assert "episodes are left and go on" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,8 +21,8 @@ EXAMPLE = """examples:
   spanvla data score samples --split test --engine engines/demo
   spanvla data score samples --split test --spoken rft-seed0
 
-EPDMS is unfiltered and without EC. With a model also tokens of reasoning are told, and all of it for the samples whose labelled text
-thinks fast and slow: simple and complex scenes."""
+EPDMS is unfiltered and without EC. With a model there are also the tokens of its reasoning, and the same figures for simple and for complex
+scenes: those whose labelled text thinks fast, and slow."""
 SCORES = ("pdms", "epdms", "nc", "dac", "ddc", "tlc", "ep", "ttc", "lk", "hc", "comfort")
 
 
@@ -57,7 +58,8 @@ def score(args: argparse.Namespace, *, progress: Callable[[str, int, int], None]
     print("      " + " ".join(f"{name:>7}" for name in names))
     for kind in ("labels", "modes") if load else ("labels",):
         for label, means in found[kind].items():
-            print(f"{label:<5} " + " ".join(f"{means[name]:>7.3f}" if name != "n" else f"{means[name]:>7}" for name in names))
+            row = (f"{means.get(name, math.nan):>7.3f}" if name != "n" else f"{means[name]:>7}" for name in names)
+            print(f"{label:<5} " + " ".join(row))
     if found["pos minus neg"] and not load:
         print(f"pos minus neg: PDMS {found['pos minus neg']['pdms']:.3f}, EPDMS {found['pos minus neg']['epdms']:.3f} (unfiltered, without EC)")
     missing = sum("plan" in v.failures for v in verdicts)

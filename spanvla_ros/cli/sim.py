@@ -39,8 +39,6 @@ OUT/report.html    one file: tables, drives from above, clips of what failed
 OUT/episodes.jsonl grows by one line per episode; OUT/episodes/ holds its pictures
 """
 PLANNERS = ("expert", "constant_velocity", "ego_mlp", "spanvla")
-
-
 ATTEMPTS = 3  # with processes that die
 
 

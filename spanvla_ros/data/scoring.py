@@ -27,7 +27,7 @@ class Verdict:
     """Score of one trajectory: values of all sub-scores, and what went wrong in words (sub-score -> reason).
 
     mode: fast or slow, how the labelled text thinks; lapse: what the driver did wrong, empty in a drive without. values also has
-    "tokens" of reasoning where a planner planned.
+    "tokens" of reasoning where a planner made a plan.
     """
 
     id: str
@@ -129,7 +129,7 @@ def verdict(dataset: Dataset, index: int, charts: dict[str, Chart], planner: Pla
         values |= row[0]
         failures |= {} if "plan" in failures else reasons[0]
     if "plan" in failures:
-        values, told = dict.fromkeys(values, 0.0), {"tokens": 0.0}
+        values = dict.fromkeys(values, 0.0)
     lapse = record["provenance"].get("lapse")
     return Verdict(
         id=record["id"],

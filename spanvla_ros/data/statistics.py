@@ -101,9 +101,10 @@ def summary(verdicts: Iterable[Verdict]) -> dict[str, Any]:
 
 
 def _means(verdicts: list[Verdict], by: str) -> dict[str, dict[str, float]]:
-    """Number and means of all values for every label, or mode, that is there."""
+    """Number, and means of every value over those that have it, for every label, or mode, that is there."""
     found = {}
-    for name in sorted({getattr(v, by) for v in verdicts}):
-        rows = [v.values for v in verdicts if getattr(v, by) == name]
-        found[name] = {"n": len(rows), **{value: round(float(np.mean([row[value] for row in rows])), 4) for value in rows[0]}}
+    for group in sorted({getattr(v, by) for v in verdicts}):
+        rows = [v.values for v in verdicts if getattr(v, by) == group]
+        names = dict.fromkeys(name for row in rows for name in row)
+        found[group] = {"n": len(rows), **{name: round(float(np.mean([row[name] for row in rows if name in row])), 4) for name in names}}
     return found

@@ -153,7 +153,7 @@ class Car(Background):
 
     def _on_info(self, message: String) -> None:
         now_s, info = time.monotonic(), json.loads(message.data)
-        if info["event"] == "plan" and info["revision"] == 1:  # the one before its text is part of what this one takes
+        if info["event"] == "plan":
             self.heard.plans.append((now_s, info))
         elif info["event"] == "heartbeat":
             if self._beat_s is not None and self.heard.sent_s:

@@ -21,7 +21,7 @@ def limit() -> None:
 @contextlib.contextmanager
 def apart() -> Iterator[None]:
     """Load an engine here: what is larger than 1 MB gets pages of its own, which go back when it is freed. Otherwise small things that
-    stay settle among its remains: 16 MB in twenty-five engines, so 1 MB. Always so, decoding and preprocessing would take half as long again.
+    stay settle among its remains: 16 MB in thirty engines, so 2 MB. Always so, decoding and preprocessing would take half as long again.
     """
     _call("mallopt", _M_MMAP_THRESHOLD, 1 << 20)
     try:

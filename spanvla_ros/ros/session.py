@@ -257,8 +257,7 @@ class Session:
             if found.plan.revision == 1:  # half a sentence is for the eye alone
                 self._outputs.reasoning(found.plan.reasoning)
             self._outputs.plan_info(self.report.info("plan", output, found.anchor_ns, output.jump))
-            if found.plan.revision or found.plan.cut_tokens is not None:  # else the same picture comes again with its text
-                self._outputs.picture(found.observation, found.plan)
+            self._outputs.picture(found.observation, found.plan)
 
     def _fail(self, anchor_ns: int, reason: Reason, detail: str) -> None:
         with self._lock:

@@ -169,7 +169,7 @@ def require(model: SpanVLA, kind: Kind) -> None:
 
 
 def speaker(source: str) -> Planner:
-    """What plans with the VLM of a run alone, in action tokens."""
+    """What plans with the VLM of a run alone, in action tokens; on one thread. Errors: ConfigError where it speaks none."""
     torch.set_num_threads(1)
     model = checkpoint.load(resolve(source) / "model").eval()
     require(model, "tokens")
