@@ -86,6 +86,7 @@ def test_comparison(tmp_path, capsys):
         (["--planner", "expert", "--engine", "/nowhere"], "--engine is for --planner spanvla"),
         (["--planner", "expert", "--max-reasoning-tokens", "3"], "--max-reasoning-tokens is for --planner spanvla"),
         (["--planner", "spanvla", "--suite", "lane", "--render", "gl", "--max-reasoning-tokens", "999"], "max_reasoning_tokens is 999"),
+        (["--planner", "spanvla", "--spoken", "run", "--engine", "engines/demo"], "--spoken can't be combined"),
         (["--planner", "ego_mlp", "--ros", "--workers", "2"], "--ros and --carla drive one episode after the other"),
     ],
 )

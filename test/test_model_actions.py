@@ -193,6 +193,16 @@ def test_top_p_and_top_k_leave_the_likeliest():
         Sampling(top_p=0)
 
 
+@pytest.mark.parametrize("top_k", [0, 5])
+def test_tokens_come_as_often_as_they_should_and_forbidden_ones_never(top_k):
+    chance = torch.tensor([0.0, 0.5, 0.0, 0.3, 0.2, 0.0])
+    allowed = chance > 0
+    logits = torch.where(allowed, chance.log(), 3.0).expand(8000, -1)
+    token, log_prob = decoding.Chooser(Sampling(temperature=1.0, top_k=top_k, seed=4), logits.device, allowed)(logits)
+    assert ((torch.bincount(token, minlength=6) / 8000 - chance).abs() < 0.02).all() and allowed[token].all()
+    torch.testing.assert_close(log_prob.exp(), chance[token])
+
+
 def test_a_plan_that_breaks_off_is_reported(model, monkeypatch):
     _, _, first, length = prefilled(model)
     reasoned = decoding.reason(model, first, length)

@@ -341,6 +341,8 @@ def test_command_line_and_what_it_refuses(data, runs, capsys, model):
     assert (runs / "cli/model/model.safetensors").exists() and "1 groups of 8 roll-outs: 1 pos of 4" in capsys.readouterr().out
     assert main(["data", "score", str(data), "--split", "validation", "--spoken", "cli", "--workers", "1"]) == 0
     printed = capsys.readouterr().out
+    assert main(["data", "score", str(data), "--split", "validation", "--spoken", str(runs / "cli/model"), "--workers", "1"]) == 0
+    assert capsys.readouterr().out == printed
     # random weights: hardly an answer is a whole plan
     assert "epdms" in printed and "no plan, counted as 0: " in printed
     for change, message in (

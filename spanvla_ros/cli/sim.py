@@ -62,6 +62,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--black", action="store_true", help="the camera pictures are black")
     parser.add_argument("--engine", type=Path, metavar="DIR", help="engine folder of --planner spanvla (default: the demo engine)")
+    parser.add_argument("--spoken", metavar="RUN", help="of --planner spanvla: training run whose VLM plans in action tokens, instead of an engine")
     parser.add_argument(
         "--max-reasoning-tokens", type=int, metavar="N", help="of --planner spanvla, as the node's parameter; 0: without a word (default: room)"
     )
@@ -115,9 +116,11 @@ def _check(args: argparse.Namespace) -> list[Scenario]:
     families = building.parse_families(args.suite)
     if args.workers < 1:
         raise ConfigError(f"--workers is {args.workers}, it must be 1 or more")
-    for name in ("engine", "max_reasoning_tokens"):
+    for name in ("engine", "spoken", "max_reasoning_tokens"):
         if getattr(args, name) is not None and args.planner != "spanvla":
             raise ConfigError(f"--{name.replace('_', '-')} is for --planner spanvla, not for {args.planner}")
+    if args.spoken and (args.engine or args.ros or args.max_reasoning_tokens is not None):
+        raise ConfigError("--spoken can't be combined with --engine, --ros or --max-reasoning-tokens: the VLM drives by itself")
     if args.ros and args.max_reasoning_tokens is not None:
         raise ConfigError("--max-reasoning-tokens can't be combined with --ros: it is a parameter of the node")
     args.render = args.render or ("gl" if args.planner == "spanvla" else "none")
@@ -260,14 +263,18 @@ def _over_ros(args: argparse.Namespace, scenarios: list[Scenario]) -> Iterator[t
 
 def _maker(args: argparse.Namespace) -> Callable[[], DrivingPlanner]:
     """Makes the planner that was asked for, in whatever process."""
-    return partial(_make_planner, args.planner, args.engine, args.max_reasoning_tokens)
+    return partial(_make_planner, args.planner, args.engine, args.spoken, args.max_reasoning_tokens)
 
 
-def _make_planner(name: str, engine: Path | None, max_reasoning_tokens: int | None) -> DrivingPlanner:
+def _make_planner(name: str, engine: Path | None, spoken: str | None, max_reasoning_tokens: int | None) -> DrivingPlanner:
     from spanvla_ros.sim.planners import SIMPLE_PLANNERS, EnginePlanner
 
     if name in SIMPLE_PLANNERS:
         return SIMPLE_PLANNERS[name]()
+    if spoken:
+        from spanvla_ros.training.rollouts import speaker
+
+        return EnginePlanner(speaker(spoken))
     from spanvla_ros.engine.load import load_planner
 
     return EnginePlanner(load_planner(engine or share(DEMO_ENGINE), max_reasoning_tokens=max_reasoning_tokens))

@@ -90,15 +90,23 @@ class Chooser:
         scaled = (logits.float() / (sampling.temperature or 1.0)).log_softmax(dim=-1)
         if not sampling.temperature:
             token = logits.argmax(dim=-1)
+        elif sampling.top_p == 1 and not sampling.top_k:
+            token = self._draw(scaled.exp())
         else:
             chance, order = scaled.exp().sort(dim=-1, descending=True)
             # a token stays while those before it leave room; the first always does
             keep = chance.cumsum(dim=-1) - chance < sampling.top_p
             if sampling.top_k:
                 keep[:, sampling.top_k :] = False
-            drawn = torch.multinomial(chance * keep, 1, generator=self._generator)
-            token = order.gather(1, drawn)[:, 0]
+            token = order.gather(1, self._draw(chance * keep)[:, None])[:, 0]
         return token, scaled.gather(1, token[:, None])[:, 0]
+
+    def _draw(self, chance: Tensor) -> Tensor:
+        """Indices (B,) drawn with chance (B, V), which need not add up to 1: one random number a row, where multinomial takes V of them."""
+        below = chance.cumsum(dim=-1, dtype=torch.float64)
+        part = torch.rand(len(chance), 1, generator=self._generator, device=chance.device, dtype=torch.float64)
+        # the first index at which the sum is beyond the point, so never one without a chance; NaN finds none
+        return torch.searchsorted(below, below[:, -1:] * (part * (1 - 1e-12)), right=True)[:, 0].clamp(max=chance.shape[-1] - 1)
 
 
 def repeat(prefilled: Prefilled, length: Tensor, group: int) -> tuple[Prefilled, Tensor]:

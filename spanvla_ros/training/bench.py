@@ -21,7 +21,7 @@ from spanvla_ros.training.cache import Cache
 from spanvla_ros.training.horizon import Horizon
 from spanvla_ros.training.kv import KvCache, View
 from spanvla_ros.training.processes import Processes
-from spanvla_ros.training.runs import resolve
+from spanvla_ros.training.runs import model_folder
 
 SPLITS = ("train", "validation")
 # how the validation samples are shown: as they are, black, and without text
@@ -76,8 +76,8 @@ class Bench:
 
 
 def load(source: str) -> tuple[SpanVLA, str]:
-    """The model of a run with only its expert left to learn, and the hash of its weights."""
-    folder = resolve(source) / "model"
+    """The model of a run or of a model folder with only its expert left to learn, and the hash of its weights."""
+    folder = model_folder(source)
     model = checkpoint.load(folder)
     model.train_only(vision=False, text=False)
     return model, hashlib.sha256((folder / checkpoint.WEIGHTS).read_bytes()).hexdigest()
@@ -100,7 +100,7 @@ def setup(
     model, identity = load(source)
     with processes.main_first():
         common = {"workers": stage.workers, "reader": stage.reader, "say": say}
-        tokenizer = resolve(source) / "model" / checkpoint.TOKENIZER
+        tokenizer = model_folder(source) / checkpoint.TOKENIZER
         data = {split: cache.build(stage.folder, split, model.spec, tokenizer, runs() / "cache", **common) for split in SPLITS}
     shared = {"layers": layers, "identity": identity, "processes": processes, "bf16": stage.bf16, "say": say}
     training, validation = (data[split] for split in SPLITS)

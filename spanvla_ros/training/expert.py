@@ -25,7 +25,7 @@ from spanvla_ros.training.horizon import Horizon
 from spanvla_ros.training.kv import View
 from spanvla_ros.training.loop import LoopConfig, Task, train
 from spanvla_ros.training.processes import Processes
-from spanvla_ros.training.runs import Run, resolve, write_text
+from spanvla_ros.training.runs import Run, model_folder, write_text
 
 CURVES = {
     "loss": ("loss",),
@@ -39,12 +39,12 @@ OPEN_LOOP = {"turn_": "constant turn", "blind_": "blind MLP", "oracle_": "oracle
 class ExpertConfig:
     """Everything that `spanvla train expert` may be told."""
 
-    vlm: str  # run of stage 1
+    vlm: str  # run of stage 1, or a model folder
     loop: LoopConfig
     bridge: BridgeConfig = field(default_factory=BridgeConfig)
     tau: TauConfig = field(default_factory=TauConfig)
     jitter: JitterConfig = field(default_factory=JitterConfig)
-    init: str | None = None  # run whose expert to start from
+    init: str | None = None  # run or model folder whose expert to start from
     views: int = 1  # jittered versions of each sample in the KV cache
     prompt_only: float = 0.15  # share of samples without text: a plan must also be possible before the text is there
     partial_text: float = 0.0  # share of samples whose text ends at a random point: the plan may be due before the text is
@@ -159,7 +159,7 @@ def run_expert(processes: Processes, config: ExpertConfig, data: Path, name: str
     torch.manual_seed(config.loop.seed)
     job = ExpertTask(stand, config, stand.fit_bridge(processes, config.bridge))
     if config.init:
-        _initialise(model, resolve(config.init) / "model")
+        _initialise(model, model_folder(config.init))
     run = None
     if processes.rank == 0:
         run = Run(name, configs.to_dict(config) | {"vlm_sha256": stand.identity}, stand.data["train"].sha256, wandb=config.loop.wandb)

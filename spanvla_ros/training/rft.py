@@ -52,7 +52,7 @@ class RftConfig:
     """Everything that `spanvla train rft` may be told. loop.batch counts roll-outs: as many groups per update as fit into it;
     loop.micro_batch roll-outs are drawn and learned from at once, on any number of processes."""
 
-    model: str  # run to start from: of stage 1, or of stage 2 for roll-outs through the expert
+    model: str  # run or model folder to start from: of stage 1, or of stage 2 for roll-outs through the expert
     loop: LoopConfig
     group: int = 64
     rollout: Kind = "tokens"

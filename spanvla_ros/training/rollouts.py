@@ -22,7 +22,7 @@ from spanvla_ros.model.token_backend import TokenBackend
 from spanvla_ros.model.vlm import causal_mask
 from spanvla_ros.planning.planner import Planner
 from spanvla_ros.planning.tokenizer import ACTION_START, THINK_END
-from spanvla_ros.training.runs import resolve
+from spanvla_ros.training.runs import model_folder
 
 Kind = Literal["tokens", "expert"]
 
@@ -169,8 +169,8 @@ def require(model: SpanVLA, kind: Kind) -> None:
 
 
 def speaker(source: str) -> Planner:
-    """What plans with the VLM of a run alone, in action tokens; on one thread. Errors: ConfigError where it speaks none."""
+    """What plans with the VLM of a run or of a model folder alone, in action tokens; on one thread. Errors: ConfigError where it speaks none."""
     torch.set_num_threads(1)
-    model = checkpoint.load(resolve(source) / "model").eval()
+    model = checkpoint.load(model_folder(source)).eval()
     require(model, "tokens")
     return Planner(model.spec, model.tokenizer, TokenBackend(model), "spoken")

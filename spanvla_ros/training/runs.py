@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils.tensorboard import SummaryWriter
 
 from spanvla_ros.contracts import ConfigError, DataError
+from spanvla_ros.model import checkpoint
 from spanvla_ros.share import runs
 
 BEST = "best.safetensors"
@@ -183,6 +184,12 @@ def resolve(name: str | Path) -> Path:
         if (path / "record.json").exists():
             return path
     raise DataError(f"no run {name!r} (looked for {runs() / name})")
+
+
+def model_folder(name: str | Path) -> Path:
+    """Where the model of a run lies; a model folder, such as that of an engine, may be named itself."""
+    path = Path(name).expanduser()
+    return path if (path / checkpoint.DESCRIPTION).exists() else resolve(name) / "model"
 
 
 def environment() -> dict[str, Any]:
