@@ -175,6 +175,10 @@ def test_reference_is_the_model_it_started_from(model, data):
     assert grpo.divergence(after, before).sum() > 0.1
     with adapters.without(learner.vlm):
         assert torch.allclose(rollouts.log_probs(learner, prompt, drawn, allowed, 1.0), before, atol=1e-6)
+    kept = {name: weight.clone() for name, weight in learner.vlm.named_parameters()}
+    with adapters.folded(learner.vlm):
+        assert torch.allclose(rollouts.log_probs(learner, prompt, drawn, allowed, 1.0), after, atol=1e-4)
+    assert all(torch.equal(weight, kept[name]) for name, weight in learner.vlm.named_parameters())
     assert after.requires_grad and torch.equal(rollouts.log_probs(learner, prompt, drawn, allowed, 1.0), after)
 
 

@@ -53,6 +53,24 @@ def without(vlm: VLM) -> Iterator[None]:
             layer.enable_adapters(True)
 
 
+@contextmanager
+def folded(vlm: VLM) -> Iterator[None]:
+    """The adapters within the weights they stand beside: the same answers in half the operations, and no gradients."""
+    from peft.tuners.lora import LoraLayer
+
+    layers = [module for module in vlm.decoder.modules() if isinstance(module, LoraLayer)]
+    kept = [layer.get_base_layer().weight.detach().clone() for layer in layers]
+    for layer in layers:
+        layer.merge()
+    try:
+        yield
+    finally:
+        for layer, weight in zip(layers, kept):
+            layer.unmerge()
+            # taking off what was added leaves its rounding behind
+            layer.get_base_layer().weight.data.copy_(weight)
+
+
 def merge(vlm: VLM) -> None:
     """Add the adapters to the weights they stand beside and take them out, so that a trained VLM looks like any other."""
     from peft.tuners.lora import LoraLayer

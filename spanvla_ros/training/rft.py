@@ -153,11 +153,11 @@ class RftTask:
         samples = [entry if isinstance(entry, str) else entry[0] for entry in read]
         self.model.vlm.eval()
         self.prompts, self.parts, prefilled = {}, {}, {}
-        for part in self.mine:
-            g = part // self.per_group
-            if isinstance(read[g], str):
-                continue
-            with self._precision():
+        with adapters.folded(self.model.vlm), self._precision():
+            for part in self.mine:
+                g = part // self.per_group
+                if isinstance(read[g], str):
+                    continue
                 if g not in self.prompts:
                     self.prompts[g] = rollouts.prompted(self.model, read[g][1])
                     prefilled[g] = rollouts.prefill(self.model, self.prompts[g])
@@ -167,8 +167,8 @@ class RftTask:
                     self.model, self.prompts[g], prefilled[g], self.allowed,
                     count=config.loop.micro_batch, kind=config.rollout, temperature=config.temperature, seed=seed,
                 )  # fmt: skip
-            self._finite(torch.from_numpy(drawn.plans), step, samples[g])
-            self.parts[part] = drawn
+                self._finite(torch.from_numpy(drawn.plans), step, samples[g])
+                self.parts[part] = drawn
         self.model.vlm.train()
         sample_s = time.monotonic() - began
         self.groups = self.bookkeeper.close(cases, samples, self.parts, self.per_group)
@@ -216,15 +216,14 @@ class RftTask:
         checked = [indices[i] for indices in of.values() for i in np.unique(np.linspace(0, len(indices) - 1, count).astype(int)) if indices]
         cases = [Case(split="validation", index=index, benchmark=True) for index in checked]
         plans, texts, tokens = [], [], []
-        for case in cases:
-            prompt = rollouts.prompted(self.model, preprocess(dataset[case.index].observation, self.model.spec, self.model.tokenizer))
-            with self._precision():
-                drawn = rollouts.draw(
-                    self.model, prompt, rollouts.prefill(self.model, prompt), self.allowed, count=1, kind=self.config.rollout, temperature=0.0, seed=0
-                )
-            plans.append(scoring.half_seconds(drawn.plans, self.model.spec)[:, :8])
-            texts += drawn.texts
-            tokens.append(int(((drawn.tokens >= 0) & ~drawn.spoken).sum()))
+        with adapters.folded(self.model.vlm), self._precision():
+            for case in cases:
+                prompt = rollouts.prompted(self.model, preprocess(dataset[case.index].observation, self.model.spec, self.model.tokenizer))
+                prefilled = rollouts.prefill(self.model, prompt)
+                drawn = rollouts.draw(self.model, prompt, prefilled, self.allowed, count=1, kind=self.config.rollout, temperature=0.0, seed=0)
+                plans.append(scoring.half_seconds(drawn.plans, self.model.spec)[:, :8])
+                texts += drawn.texts
+                tokens.append(int(((drawn.tokens >= 0) & ~drawn.spoken).sum()))
         scores = {}
         for index, values in zip(checked, self.scorers.score(cases, plans)):
             if not isinstance(values, str):
