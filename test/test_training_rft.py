@@ -367,11 +367,13 @@ def test_command_line_and_what_it_refuses(data, runs, capsys, model):
 
 def test_published_recipes_are_configurations():
     folder = CONFIG.parent
-    for name, shares in (("spanvla-3b_rft", (3, 0.5, 0.5)), ("spanvla-3b_rft_figure", (2, 1.5, 0.5)), ("demo_rft", (3, 0.5, 0.5))):
+    for name, shares in (("spanvla-3b_rft", (3, 0.5, 0.5)), ("spanvla-3b_rft_figure", (2, 1.5, 0.5))):
         config = configs.load(RftConfig, folder / f"{name}.yaml")
         assert [phase.samples for phase in config.phases] == [2, 4] and config.group == 64 and config.beta == 0.04
         assert (config.phases[1].pos, config.phases[1].neg, config.phases[1].rec) == shares
     paper = configs.load(RftConfig, folder / "spanvla-3b_rft.yaml")
+    demo = configs.load(RftConfig, folder / "demo_rft.yaml")
+    assert (demo.group, demo.loop.batch, demo.advantage.kind, demo.reward.version) == (16, 64, "nr", "v2")
     assert (paper.loop.steps, paper.loop.learning_rate, paper.lora) == (6000, 3e-5, LoraConfig(rank=8, alpha=8, dropout=0.1))
 
 
