@@ -25,6 +25,7 @@ from spanvla_ros.model import checkpoint
 from spanvla_ros.share import runs
 
 BEST = "best.safetensors"
+PANELS = 4  # of the plot beside each other
 KEEP = 2  # checkpoints: the newest, and one more in case the newest turns out to be bad
 
 
@@ -144,8 +145,12 @@ class Run:
         import matplotlib.pyplot as plt
 
         lines = self.metrics()
-        figure, axes = plt.subplots(1, len(groups), figsize=(5 * len(groups), 3.5), squeeze=False)
-        for axis, (title, names) in zip(axes[0], groups.items()):
+        columns = min(len(groups), PANELS)
+        rows = -(-len(groups) // columns)
+        figure, axes = plt.subplots(rows, columns, figsize=(5 * columns, 3.5 * rows), squeeze=False)
+        for axis in axes.flat[len(groups) :]:
+            axis.remove()
+        for axis, (title, names) in zip(axes.flat, groups.items()):
             for name in names:
                 points = [(m["step"], m[name]) for m in lines if name in m and m[name] is not None]
                 if points:
