@@ -12,6 +12,7 @@ from rclpy.executors import ExternalShutdownException
 
 from spanvla_ros.ros.executor import make_executor
 
+_MIDDLEWARE = ("FASTDDS_", "FASTRTPS_")
 _POLL_S = 0.1
 _MOST_S = 5.0  # that a thread takes to end
 
@@ -24,7 +25,9 @@ class Background:
     def __init__(self, name: str, env: Mapping[str, str] | None = None):
         """env: what `processes.environment` made for the nodes; the middleware of this process gets the same settings."""
         if env is not None:
-            os.environ.update({key: value for key, value in env.items() if key.startswith(("ROS_", "FASTDDS_", "FASTRTPS_"))})
+            for key in [key for key in os.environ if key.startswith(_MIDDLEWARE)]:
+                del os.environ[key]
+            os.environ.update({key: value for key, value in env.items() if key.startswith(("ROS_", *_MIDDLEWARE))})
         self._context = rclpy.Context()
         rclpy.init(context=self._context, domain_id=None if env is None else int(env["ROS_DOMAIN_ID"]))
         self._node = rclpy.create_node(name, context=self._context)

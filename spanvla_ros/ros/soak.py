@@ -69,7 +69,7 @@ def drive(minutes: float, seed: int, engine: Path, out: Path, say: Callable[[str
     simulator = None
     try:
         simulator = processes.start("simulator", ("spanvla_ros.ros.faults",), setting, {}, env, logs / "simulator.log")
-        with _Witness(env, planner.process.pid, record) as witness:
+        with _Witness(_without_shared_memory(env), planner.process.pid, record) as witness:
             _Breaker(planner, simulator, witness, random.Random(seed), say).run(minutes * 60.0)
     except processes.ProcessFailed as error:
         record.crashes.append(str(error))
@@ -82,6 +82,13 @@ def drive(minutes: float, seed: int, engine: Path, out: Path, say: Callable[[str
     said = planner.log.read_text(errors="replace")
     record.callback_errors = said.count("a callback failed") + said.count("Exception in thread")
     return record
+
+
+def _without_shared_memory(env: Mapping[str, str]) -> dict[str, str]:
+    """Settings of a listener that talks over UDP alone. A process that is stopped in the middle of sending holds the lock of the shared memory
+    that it writes into, and everybody waits who wants to write there, if only to acknowledge: with shared memory the listener is late where
+    the planner is not."""
+    return {key: value for key, value in env.items() if not key.endswith("_DEFAULT_PROFILES_FILE")} | {"FASTDDS_BUILTIN_TRANSPORTS": "UDPv4"}
 
 
 def _rss_mb(pid: int) -> float:
