@@ -22,7 +22,8 @@ from test_model_actions import grid_codebook  # noqa: E402
 
 from spanvla_ros import config as configs  # noqa: E402
 from spanvla_ros.cli.main import main  # noqa: E402
-from spanvla_ros.contracts import ConfigError, DataError, SpanVLAError  # noqa: E402
+from spanvla_ros.contracts import ConfigError, DataError, InputError, SpanVLAError  # noqa: E402
+from spanvla_ros.data import scoring  # noqa: E402
 from spanvla_ros.data.sample import LABELS  # noqa: E402
 from spanvla_ros.data.shards import Dataset  # noqa: E402
 from spanvla_ros.model import checkpoint, decoding, tiny  # noqa: E402
@@ -347,8 +348,7 @@ def test_command_line_and_what_it_refuses(data, runs, capsys, model):
     printed = capsys.readouterr().out
     assert main(["data", "score", str(data), "--split", "validation", "--spoken", str(runs / "cli/model"), "--workers", "1"]) == 0
     assert capsys.readouterr().out == printed
-    # random weights: hardly an answer is a whole plan
-    assert "epdms" in printed and "no plan, counted as 0: " in printed
+    assert "epdms" in printed and "no plan" not in printed
     for change, message in (
         ("loop.batch=12", "loop.batch 12 must be a multiple of group 8"),
         ("lora.rank=0", "lora.rank must be at least 1"),
@@ -385,3 +385,16 @@ def test_scenes_stay_ready(data, tmp_path, monkeypatch):
     for case in [*cases, cases[-1], cases[0]]:
         judge.prepare(case)
     assert made == [*cases, cases[0]]
+
+
+def test_a_sample_without_a_plan_scores_nothing(data, model):
+    class Mute:
+        spec = model.spec
+
+        def plan(self, observation):
+            raise InputError("not today")
+
+    dataset = Dataset(data, "validation", model.spec, LABELS)
+    found = scoring.verdict(dataset, 0, {}, Mute())
+    assert found.failures == {"plan": "not today"} and not any(found.values.values()) and "tokens" not in found.values
+    assert scoring.verdict(dataset, 0, {}).values["pdms"] > 0

@@ -68,11 +68,6 @@ class Spoken:
         """(B,) bool: as many action tokens as waypoints."""
         return (self.actions >= 0).all(dim=1)
 
-    def problem(self, row: int) -> str | None:
-        """What is wrong with the plan of a row, None for a whole one."""
-        count, wanted = int((self.actions[row] >= 0).sum()), self.actions.shape[1]
-        return None if count == wanted else f"the answer has {count} of {wanted} action tokens, then token {int(self.tokens[row, count])}"
-
 
 class Chooser:
     """Draws tokens, reproducibly. The log-probability is that of the model's distribution at the temperature, before top_k and top_p
@@ -107,6 +102,13 @@ class Chooser:
         part = torch.rand(len(chance), 1, generator=self._generator, device=chance.device, dtype=torch.float64)
         # the first index at which the sum is beyond the point, so never one without a chance; NaN finds none
         return torch.searchsorted(below, below[:, -1:] * (part * (1 - 1e-12)), right=True)[:, 0].clamp(max=chance.shape[-1] - 1)
+
+
+def plan_tokens(model: SpanVLA) -> Tensor:
+    """Which tokens a plan may consist of, (V,) bool: the actions of its codebook."""
+    rows = model.vlm.hf.get_input_embeddings().num_embeddings
+    index = torch.arange(rows, device=model.vlm.frequency.device) - model.first_action
+    return (index >= 0) & (index < model.spec.action_tokens)
 
 
 def repeat(prefilled: Prefilled, length: Tensor, group: int) -> tuple[Prefilled, Tensor]:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import torch
 
-from spanvla_ros.contracts import InputError
 from spanvla_ros.model import decoding
 from spanvla_ros.model.decoding import GREEDY, Decoded, Sampling
 from spanvla_ros.model.spanvla import SpanVLA
@@ -21,6 +20,7 @@ class TokenBackend:
 
     def __init__(self, model: SpanVLA, sampling: Sampling = GREEDY):
         self._model, self._sampling = model, sampling
+        self._allowed = decoding.plan_tokens(model)
         self._reasoned: Decoded | None = None
 
     @torch.no_grad()
@@ -45,11 +45,7 @@ class TokenBackend:
                 self._reason(said)
 
     def flow(self, motion: Mapping[str, np.ndarray], noise: np.ndarray) -> np.ndarray:
-        """Raises InputError where the model didn't speak a whole plan."""
-        spoken = decoding.speak(self._model, self._reasoned or self._reason(0), sampling=self._sampling)
-        problem = spoken.problem(0)
-        if problem is not None:
-            raise InputError(f"no plan: {problem}")
+        spoken = decoding.speak(self._model, self._reasoned or self._reason(0), sampling=self._sampling, allowed=self._allowed)
         return self._model.codebook.detokenise(spoken.actions[0].numpy()).astype(np.float32)
 
     def close(self) -> None:

@@ -57,16 +57,16 @@ class Rollouts:
 
 def vocabulary(model: SpanVLA) -> Tensor:
     """Which tokens may come, (2, V) bool: in the text, words and the two that end it; in the plan, actions."""
-    words, first = model.tokenizer, model.first_action
+    words = model.tokenizer
     allowed = torch.zeros(2, model.vlm.hf.get_input_embeddings().num_embeddings, dtype=torch.bool)
     # rows of the embedding that no token belongs to stay out
     allowed[0, : words.get_vocab_size()] = True
     allowed[0, [index for index, token in words.get_added_tokens_decoder().items() if token.special]] = False
     allowed[0, [words.token_to_id(THINK_END), words.token_to_id(ACTION_START)]] = True
-    if model.codebook is not None:
-        allowed[1, first : first + len(model.codebook)] = True
-        allowed[0, first : first + len(model.codebook)] = False
-    return allowed.to(model.vlm.frequency.device)
+    allowed = allowed.to(model.vlm.frequency.device)
+    allowed[1] = decoding.plan_tokens(model)
+    allowed[0] &= ~allowed[1]
+    return allowed
 
 
 @torch.no_grad()
