@@ -60,7 +60,7 @@ def drive(minutes: float, seed: int, engine: Path, out: Path, say: Callable[[str
     """Both nodes for `minutes` from the first plan on, with faults in an order that the seed decides. say: told of every fault."""
     logs = out / "log"
     logs.mkdir(parents=True, exist_ok=True)
-    env = processes.environment(processes.domain(), logs / "ros")
+    env = _without_shared_memory(processes.environment(processes.domain(), logs / "ros"))
     seeds = 6000 + int(2 * minutes) + 2  # a drive takes 8 s or more
     setting = {"planner": processes.PLANNER, "scenario": f"'{','.join(FAMILIES)}'", "seed": f"'6000:{seeds}'"}
     setting |= {"real_time": "true", "answer_timeout_s": "0.1", "time_limit_s": f"{EPISODE_S}"}
@@ -69,7 +69,7 @@ def drive(minutes: float, seed: int, engine: Path, out: Path, say: Callable[[str
     simulator = None
     try:
         simulator = processes.start("simulator", ("spanvla_ros.ros.faults",), setting, {}, env, logs / "simulator.log")
-        with _Witness(_without_shared_memory(env), planner.process.pid, record) as witness:
+        with _Witness(env, planner.process.pid, record) as witness:
             _Breaker(planner, simulator, witness, random.Random(seed), say).run(minutes * 60.0)
     except processes.ProcessFailed as error:
         record.crashes.append(str(error))
@@ -85,9 +85,8 @@ def drive(minutes: float, seed: int, engine: Path, out: Path, say: Callable[[str
 
 
 def _without_shared_memory(env: Mapping[str, str]) -> dict[str, str]:
-    """Settings of a listener that talks over UDP alone. A process that is stopped in the middle of sending holds the lock of the shared memory
-    that it writes into, and everybody waits who wants to write there, if only to acknowledge: with shared memory the listener is late where
-    the planner is not."""
+    """Settings of nodes that talk over UDP alone. A process that is stopped in the middle of it keeps the lock of the shared memory that it
+    writes to or reads from, and the middleware of everybody who wants to write there waits a second for it (docs/vehicle.md)."""
     return {key: value for key, value in env.items() if not key.endswith("_DEFAULT_PROFILES_FILE")} | {"FASTDDS_BUILTIN_TRANSPORTS": "UDPv4"}
 
 
