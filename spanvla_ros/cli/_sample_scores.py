@@ -32,7 +32,7 @@ def add_parser(command: Callable[[str, str, str], argparse.ArgumentParser], posi
     score.add_argument("--split", choices=splits, help="only these samples")
     author = score.add_mutually_exclusive_group()
     author.add_argument("--engine", type=Path, metavar="DIR", help="engine folder that plans for the samples, with all of its text")
-    author.add_argument("--spoken", metavar="RUN", help="training run whose VLM plans in action tokens, without the expert")
+    author.add_argument("--spoken", metavar="RUN", help="training run or model folder whose VLM plans in action tokens, without the expert")
     score.add_argument("--out", type=Path, help="JSON to write, with every sample's sub-scores and what they failed at")
     score.add_argument("--workers", type=positive, default=2, help="processes (%(default)s)")
 

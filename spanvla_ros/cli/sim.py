@@ -62,7 +62,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--black", action="store_true", help="the camera pictures are black")
     parser.add_argument("--engine", type=Path, metavar="DIR", help="engine folder of --planner spanvla (default: the demo engine)")
-    parser.add_argument("--spoken", metavar="RUN", help="of --planner spanvla: training run whose VLM plans in action tokens, instead of an engine")
+    parser.add_argument("--spoken", metavar="RUN", help="of --planner spanvla: run or model folder whose VLM plans in action tokens, instead of an engine")
     parser.add_argument(
         "--max-reasoning-tokens", type=int, metavar="N", help="of --planner spanvla, as the node's parameter; 0: without a word (default: room)"
     )
