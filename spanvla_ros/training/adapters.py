@@ -55,7 +55,7 @@ def without(vlm: VLM) -> Iterator[None]:
 
 @contextmanager
 def folded(vlm: VLM) -> Iterator[None]:
-    """The adapters within the weights they stand beside: the same answers in half the operations, and no gradients."""
+    """The adapters within the weights they stand beside: the same answers in fewer operations, and no gradients."""
     from peft.tuners.lora import LoraLayer
 
     layers = [module for module in vlm.decoder.modules() if isinstance(module, LoraLayer)]
