@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 from random import Random
 from types import SimpleNamespace as Box
 
@@ -18,7 +20,7 @@ import cv2  # noqa: E402
 
 from spanvla_ros.cli.main import main  # noqa: E402
 from spanvla_ros.evaluation import soak as judge  # noqa: E402
-from spanvla_ros.ros import faults, soak  # noqa: E402
+from spanvla_ros.ros import faults, processes, soak  # noqa: E402
 
 
 @pytest.fixture
@@ -42,6 +44,30 @@ def drive(minutes, seed, folder):
 def test_a_short_soak_recovers_from_every_fault(tmp_path, fresh_environment):
     summary = drive(0.4, 342, tmp_path)  # clock, odometry, pause and life cycle come first
     assert summary["faults"] >= 2 and summary["reasons"]
+
+
+def test_no_shared_memory_between_the_nodes(tmp_path, fresh_environment):
+    """It would let a stopped simulator hold up the planner, and LOCALHOST brings it back behind the profile."""
+    env = soak._without_shared_memory(processes.environment(processes.domain(), tmp_path))
+    code = """if True:
+        import sys, time, rclpy
+        from std_msgs.msg import Empty
+        rclpy.init()
+        node = rclpy.create_node(sys.argv[1])
+        heard = []
+        node.create_subscription(Empty, sys.argv[2], heard.append, 1)
+        publisher = node.create_publisher(Empty, sys.argv[1], 1)
+        end_s = time.monotonic() + 30
+        while not heard and time.monotonic() < end_s:
+            publisher.publish(Empty())
+            rclpy.spin_once(node, timeout_sec=0.1)
+        for _ in range(20):  # for the other one
+            publisher.publish(Empty())
+            time.sleep(0.1)
+        print(bool(heard), "/shm/fastdds" in open("/proc/self/maps").read())
+    """
+    nodes = [subprocess.Popen([sys.executable, "-c", code, *names], env=env, stdout=subprocess.PIPE, text=True) for names in (("a", "b"), ("b", "a"))]
+    assert [node.communicate(timeout=60)[0].split() for node in nodes] == [["True", "False"]] * 2
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ from trajectory_msgs.msg import MultiDOFJointTrajectory
 from spanvla_ros.planning import validity
 from spanvla_ros.ros import conversions, faults, processes, qos
 from spanvla_ros.ros.background import Background
+from spanvla_ros.share import share
 
 # done to the processes, beside what is done to the sensors
 PROCESS_FAULTS = ("pause", "deactivate", "reload", "reset")
@@ -32,6 +33,7 @@ START_S, RECOVERY_S, ANSWER_S = 300.0, 90.0, 60.0
 EPISODE_S = 30.0
 QUIET_S, FAULT_S = (1.0, 4.0), (0.3, 4.0)
 _TICK_S, _SAMPLE_S = 0.05, 1.0
+_PROFILES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")  # the second before Kilted
 
 
 @dataclass(kw_only=True)
@@ -87,7 +89,9 @@ def drive(minutes: float, seed: int, engine: Path, out: Path, say: Callable[[str
 def _without_shared_memory(env: Mapping[str, str]) -> dict[str, str]:
     """Settings of nodes that talk over UDP alone. A process that is stopped in the middle of it keeps the lock of the shared memory that it
     writes to or reads from, and the middleware of everybody who wants to write there waits a second for it (docs/vehicle.md)."""
-    return {key: value for key, value in env.items() if not key.endswith("_DEFAULT_PROFILES_FILE")} | {"FASTDDS_BUILTIN_TRANSPORTS": "UDPv4"}
+    profile = str(share("config/fastdds_udp.xml"))
+    # with LOCALHOST the middleware adds shared memory, whatever the profile says; this one keeps to the machine by itself
+    return {**env, "ROS_AUTOMATIC_DISCOVERY_RANGE": "SYSTEM_DEFAULT"} | dict.fromkeys(_PROFILES, profile)
 
 
 def _rss_mb(pid: int) -> float:
