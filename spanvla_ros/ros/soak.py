@@ -33,7 +33,6 @@ START_S, RECOVERY_S, ANSWER_S = 300.0, 90.0, 60.0
 EPISODE_S = 30.0
 QUIET_S, FAULT_S = (1.0, 4.0), (0.3, 4.0)
 _TICK_S, _SAMPLE_S = 0.05, 1.0
-_PROFILES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")  # the second before Kilted
 
 
 @dataclass(kw_only=True)
@@ -89,9 +88,8 @@ def drive(minutes: float, seed: int, engine: Path, out: Path, say: Callable[[str
 def _without_shared_memory(env: Mapping[str, str]) -> dict[str, str]:
     """Settings of nodes that talk over UDP alone. A process that is stopped in the middle of it keeps the lock of the shared memory that it
     writes to or reads from, and the middleware of everybody who wants to write there waits a second for it (docs/vehicle.md)."""
-    profile = str(share("config/fastdds_udp.xml"))
     # with LOCALHOST the middleware adds shared memory, whatever the profile says; this one keeps to the machine by itself
-    return {**env, "ROS_AUTOMATIC_DISCOVERY_RANGE": "SYSTEM_DEFAULT"} | dict.fromkeys(_PROFILES, profile)
+    return {**env, "ROS_AUTOMATIC_DISCOVERY_RANGE": "SYSTEM_DEFAULT", processes.PROFILE: str(share("config/fastdds_udp.xml"))}
 
 
 def _rss_mb(pid: int) -> float:
