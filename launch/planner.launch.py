@@ -7,7 +7,6 @@ ros2 launch spanvla_ros planner.launch.py --show-args
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -22,11 +21,9 @@ from launch_ros.actions import LifecycleNode, Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
-from spanvla_ros.share import DEMO_ENGINE, share
+from spanvla_ros.share import DEMO_ENGINE, FASTDDS_PROFILE, share
 
 CONFIG = PathJoinSubstitution([FindPackageShare("spanvla_ros"), "config"])
-# Fast DDS renamed the variable
-PROFILES = "FASTRTPS_DEFAULT_PROFILES_FILE" if os.environ.get("ROS_DISTRO") in ("humble", "jazzy") else "FASTDDS_DEFAULT_PROFILES_FILE"
 
 ARGUMENTS = (
     ("params_file", PathJoinSubstitution([CONFIG, "planner.param.yaml"]), "parameters of the planner"),
@@ -45,7 +42,7 @@ ARGUMENTS = (
     ("route", "/planning/route", "nav_msgs/Path, wins over the command"),
     (
         "fastdds_profile",
-        EnvironmentVariable(PROFILES, default_value=PathJoinSubstitution([CONFIG, "fastdds_shm.xml"])),
+        EnvironmentVariable(FASTDDS_PROFILE, default_value=PathJoinSubstitution([CONFIG, "fastdds_shm.xml"])),
         "Fast DDS profile; the default has the large shared-memory segment that big images need, and needs 128 MB in /dev/shm",
     ),
     ("build_only", "false", "true: no node; build the TensorRT plans of the engine for this machine (`spanvla build`), then exit"),
@@ -105,5 +102,5 @@ def generate_launch_description() -> LaunchDescription:
         arguments=["-d", PathJoinSubstitution([CONFIG, "rviz", "planner.rviz"])],
         condition=IfCondition(LaunchConfiguration("rviz")),
     )
-    profile = SetEnvironmentVariable(PROFILES, LaunchConfiguration("fastdds_profile"))
+    profile = SetEnvironmentVariable(FASTDDS_PROFILE, LaunchConfiguration("fastdds_profile"))
     return LaunchDescription([*declared, profile, OpaqueFunction(function=planner), rviz])

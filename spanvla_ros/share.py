@@ -10,6 +10,8 @@ from spanvla_ros.contracts import ConfigError
 
 PACKAGE = "spanvla_ros"
 DEMO_ENGINE = "engines/demo"
+# the variable that names a Fast DDS profile; renamed with Kilted
+FASTDDS_PROFILE = "FASTRTPS_DEFAULT_PROFILES_FILE" if os.environ.get("ROS_DISTRO") in ("humble", "jazzy") else "FASTDDS_DEFAULT_PROFILES_FILE"
 
 
 def runs() -> Path:

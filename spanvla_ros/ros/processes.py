@@ -15,15 +15,13 @@ from typing import Any
 from spanvla_ros.contracts import SpanVLAError
 from spanvla_ros.evaluation.results import read_lines
 from spanvla_ros.ros import topics
-from spanvla_ros.share import share
+from spanvla_ros.share import FASTDDS_PROFILE, share
 
 PLANNER = "/spanvla_planner"
 _CAMERAS = ("front",)
 # input of the planner -> topic of the simulator
 WIRING = topics.load("minisim").inputs(_CAMERAS)
 IMAGE, ODOMETRY, PLAN_INFO = WIRING["image/front"], WIRING["odometry"], f"{PLANNER}/output/plan_info"
-# the name of Fast DDS's setting changed with Kilted
-PROFILE = "FASTRTPS_DEFAULT_PROFILES_FILE" if os.environ.get("ROS_DISTRO") in ("humble", "jazzy") else "FASTDDS_DEFAULT_PROFILES_FILE"
 _LOG_LINES = 3
 _POLL_S = 0.2
 
@@ -70,7 +68,7 @@ def environment(domain: int, logs: Path) -> dict[str, str]:
         PYTHONPATH=os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH", "")])),
         PYTHONUNBUFFERED="1",
     )
-    values.setdefault(PROFILE, str(share("config/fastdds_shm.xml")))
+    values.setdefault(FASTDDS_PROFILE, str(share("config/fastdds_shm.xml")))
     return values
 
 

@@ -22,7 +22,7 @@ from trajectory_msgs.msg import MultiDOFJointTrajectory
 from spanvla_ros.planning import validity
 from spanvla_ros.ros import conversions, faults, processes, qos
 from spanvla_ros.ros.background import Background
-from spanvla_ros.share import share
+from spanvla_ros.share import FASTDDS_PROFILE, share
 
 # done to the processes, beside what is done to the sensors
 PROCESS_FAULTS = ("pause", "deactivate", "reload", "reset")
@@ -89,7 +89,7 @@ def _without_shared_memory(env: Mapping[str, str]) -> dict[str, str]:
     """Settings of nodes that talk over UDP alone. A process that is stopped in the middle of it keeps the lock of the shared memory that it
     writes to or reads from, and the middleware of everybody who wants to write there waits a second for it (docs/vehicle.md)."""
     # with LOCALHOST the middleware adds shared memory, whatever the profile says; this one keeps to the machine by itself
-    return {**env, "ROS_AUTOMATIC_DISCOVERY_RANGE": "SYSTEM_DEFAULT", processes.PROFILE: str(share("config/fastdds_udp.xml"))}
+    return {**env, "ROS_AUTOMATIC_DISCOVERY_RANGE": "SYSTEM_DEFAULT", FASTDDS_PROFILE: str(share("config/fastdds_udp.xml"))}
 
 
 def _rss_mb(pid: int) -> float:
