@@ -1,6 +1,7 @@
 """Drives without pictures and what becomes a sample; one real drive with a stand-in for the renderer."""
 
 import json
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -108,10 +109,25 @@ def test_the_plans_of_an_engine_are_judged_in_place_of_what_was_driven(folder, t
     assert {row["mode"] for row in found["all"]} == set(found["modes"]) and "slow " in printed and "pos minus neg" not in printed
 
 
+def test_where_a_model_drives_the_plans_of_the_expert_are_the_labels(tmp_path, tiny_engine):
+    pytest.importorskip("moderngl", reason="needs the extra [sim]")
+    load = partial(load_planner, tiny_engine, threads=1)
+    assert collect.drive("lane", 5012, tmp_path, Recipe(load=load, cameras=("front",), limit_s=11.0)) > 3
+    dataset, apart = Dataset(tmp_path), []
+    for index in range(len(dataset)):
+        record, truth = dataset.record(index), dataset.truth(index)
+        assert (record["label"], record["provenance"]["driver"], record["provenance"]["future"]) == ("pos", "engine", "plan")
+        span = record["truth"]
+        driven = np.array([frame["ego"][:3] for frame in truth["frames"][span["t0"] : span["t0"] + 51]])
+        apart.append(np.abs(to_local(driven[0], driven[1:]) - np.array(record["future_10hz"])).max())
+    # random weights go elsewhere than the expert wants to
+    assert max(apart) > 1.0
+
+
 def test_who_is_to_be_corrected_does_not_drive_on_seeds_for_tests(capsys, tmp_path):
     line = ["--families", "lane", "--seeds", "6001:6002", "--out", str(tmp_path)]
     assert main(["data", "dagger", "--engine", "engines/demo", *line]) == 2
-    assert "what an engine is corrected by comes from seeds 0-4999" in capsys.readouterr().err
+    assert "what a model is corrected by comes from seeds 0-4999" in capsys.readouterr().err
 
 
 def test_the_demo_model_sees_a_subset(folder):

@@ -7,14 +7,10 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from spanvla_ros.cli import _models
 from spanvla_ros.contracts import DataError
-
-if TYPE_CHECKING:
-    from spanvla_ros.planning.planner import Planner
 
 EXAMPLE = """examples:
   spanvla data score samples --out scores.json
@@ -30,9 +26,7 @@ def add_parser(command: Callable[[str, str, str], argparse.ArgumentParser], posi
     score = command("score", "PDMS and EPDMS of the labelled futures, or of the plans of a model", EXAMPLE)
     score.add_argument("folder", type=Path)
     score.add_argument("--split", choices=splits, help="only these samples")
-    author = score.add_mutually_exclusive_group()
-    author.add_argument("--engine", type=Path, metavar="DIR", help="engine folder that plans for the samples, with all of its text")
-    author.add_argument("--spoken", metavar="RUN", help="training run or model folder whose VLM plans in action tokens, without the expert")
+    _models.add_arguments(score, "plans for the samples, with all of its text", required=False)
     score.add_argument("--out", type=Path, help="JSON to write, with every sample's sub-scores and what they failed at")
     score.add_argument("--workers", type=positive, default=2, help="processes (%(default)s)")
 
@@ -41,7 +35,7 @@ def score(args: argparse.Namespace, *, progress: Callable[[str, int, int], None]
     from spanvla_ros.data import scoring, statistics
     from spanvla_ros.data.shards import Dataset
 
-    load = partial(_engine, args.engine) if args.engine else partial(_spoken, args.spoken) if args.spoken else None
+    load = _models.loader(args)
     verdicts, began, total = [], time.monotonic(), len(Dataset(args.folder, args.split))
     for verdict in scoring.score_all(args.folder, args.workers, args.split, load):
         verdicts.append(verdict)
@@ -66,15 +60,3 @@ def score(args: argparse.Namespace, *, progress: Callable[[str, int, int], None]
     if missing:
         print(f"no plan, counted as 0: {missing} of {len(verdicts)} samples")
     return 0
-
-
-def _engine(folder: Path) -> Planner:
-    from spanvla_ros.engine.load import load_planner
-
-    return load_planner(folder, threads=1)
-
-
-def _spoken(run: str) -> Planner:
-    from spanvla_ros.training.rollouts import speaker
-
-    return speaker(run)

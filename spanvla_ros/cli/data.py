@@ -9,7 +9,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from spanvla_ros.cli import _annotation, _drives, _sample_scores
+from spanvla_ros.cli import _annotation, _drives, _models, _sample_scores
 from spanvla_ros.contracts import ConfigError, DataError, SpanVLAError
 
 SPLITS = ("train", "validation", "test")
@@ -29,11 +29,11 @@ def add_parser(subparsers) -> None:
     dagger = _command(
         commands,
         "dagger",
-        "let an engine drive in the simulator; the expert's plans for where it gets are the labels",
+        "let a model drive in the simulator; the expert's plans for where it gets are the labels",
         "example: spanvla data dagger --engine engines/demo --families all --seeds 1:5000:100 --cameras front --out samples",
     )
     sim.add_argument("--unsteady", action="store_true", help="the expert drifts off now and then; its plans for where it gets are the labels")
-    dagger.add_argument("--engine", required=True, help="folder of the engine that drives")
+    _models.add_arguments(dagger, "drives", required=True)
     text = "half-open range A:B or A:B:STEP; 0-4999 are for training, 5000-5999 for validation, those above for tests: no training reads them"
     for command in (sim, dagger):
         command.add_argument("--families", default="all", help="comma-separated scenario families, or 'all' (%(default)s)")
@@ -112,8 +112,8 @@ def _sim(args: argparse.Namespace) -> int:
     if min(seeds) < 0:
         raise ConfigError(f"--seeds {args.seeds}: a seed must not be negative")
     if args.data_command == "dagger" and scenarios.split(max(seeds)) == "test":
-        raise ConfigError(f"--seeds {args.seeds}: what an engine is corrected by comes from seeds 0-4999 (training) and 5000-5999 (validation)")
-    driver = {"engine": args.engine} if args.data_command == "dagger" else {"unsteady": args.unsteady}
+        raise ConfigError(f"--seeds {args.seeds}: what a model is corrected by comes from seeds 0-4999 (training) and 5000-5999 (validation)")
+    driver = {"load": _models.loader(args)} if args.data_command == "dagger" else {"unsteady": args.unsteady}
     recipe = Recipe(**driver, cameras=tuple(args.cameras.split(",")), every_s=args.every)
     total, done, samples, errors, start = len(seeds) * len(families), 0, 0, 0, time.monotonic()
     fresh = 0

@@ -3,14 +3,14 @@
 Seeds decide how a scenario is driven: even ones by the expert from a slightly disturbed start, odd ones with a lapse. The
 future of a sample is what was driven; its text and decision are the expert's for that state, so a negative says what should
 have been done. Where the drive leaves what the expert wants, because its hand is unsteady (noise on the supervisor, as in
-DART) or because an engine drives (DAgger), the future is the expert's plan for the states that the car gets into.
+DART) or because a model drives (DAgger), the future is the expert's plan for the states that the car gets into.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import multiprocessing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from spanvla_ros.data.sample import Sample, to_record
 from spanvla_ros.data.shards import ShardWriter, finished, write_map
 from spanvla_ros.geometry import to_local
 from spanvla_ros.planning.inputs import InputBuffer
+from spanvla_ros.planning.planner import Planner
 from spanvla_ros.planning.prompt import reasoning_text
 from spanvla_ros.planning.trajectory import densify
 from spanvla_ros.sim import chart as charts
@@ -46,17 +47,17 @@ GENERATOR = f"spanvla_ros {__version__} collect/2"
 LIMIT_S = 25.0
 _ATTEMPTS, _ENOUGH = 3, 3  # lapses tried until one drive has so many negatives
 _KICK_M, _KICK_RAD = 0.4, 0.04  # most that a start is disturbed by
-# an engine whose first 3 s are so far from the expert's for so long is relieved: long enough to get into trouble, not to stay there
+# a model whose first 3 s are so far from the expert's for so long is relieved: long enough to get into trouble, not to stay there
 _NEAR, _TROUBLE_M, _PATIENCE_S, _RELIEF_S = 6, 2.5, 2.0, 2.5
 _CHUNK, _CHUNKS_PER_PROCESS = 6, 12  # neighbours share a map; a fresh process now and then bounds the memory
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How drives become samples. engine: folder of an engine that drives instead of the expert; unsteady: the expert's hand is;
+    """How drives become samples. load: opens, once per drive, the model that drives instead of the expert; unsteady: the expert's hand is;
     cameras: whose pictures are stored; every_s: seconds between samples that are to be imitated, in steps of 0.5 s."""
 
-    engine: str | None = None
+    load: Callable[[], Planner] | None = None
     unsteady: bool = False
     cameras: tuple[str, ...] = GRID.cameras
     every_s: float = 1.0
@@ -76,17 +77,16 @@ class Recipe:
 
 def drive(family: str, seed: int, folder: Path, recipe: Recipe = Recipe()) -> int:
     """Drive one scenario and write its samples as one shard; returns their number (0 where the shard was there already)."""
-    engine = recipe.engine
-    name = f"{family}_{seed:05d}" + ("_engine" if engine else "_unsteady" if recipe.unsteady else "")
+    name = f"{family}_{seed:05d}" + ("_engine" if recipe.load else "_unsteady" if recipe.unsteady else "")
     if finished(folder, name):
         return 0
     scenario = scenarios.build(family, seed)
-    simulation = Simulation(scenario, render=engine is not None)
+    simulation = Simulation(scenario, render=recipe.load is not None)
     simulation.reset()
     provenance: dict[str, Any] = {"source": "simulator", "generator": GENERATOR, "variant": scenario.variant, "lapse": None}
     try:
-        if engine:
-            log, chosen = _driven_by_engine(simulation, engine, recipe)
+        if recipe.load:
+            log, chosen = _driven_by_model(simulation, recipe.load(), recipe)
             provenance |= {"driver": "engine", "future": "plan"}
         elif recipe.unsteady:
             hand = UnsteadyHand(simulation)
@@ -139,11 +139,8 @@ def _driven(simulation: Simulation, recipe: Recipe) -> tuple[Log, list[Choice], 
     return log, labels.choose(log, None, chart, guide, recipe.spacing), {"driver": "expert", "future": "driven", "kick": kick}
 
 
-def _driven_by_engine(simulation: Simulation, engine: str, recipe: Recipe) -> tuple[Log, list[Choice]]:
-    """A drive of an engine. Where its plans stay far from the expert's, the expert drives for some seconds: a drive that is lost teaches nothing."""
-    from spanvla_ros.engine.load import load_planner
-
-    planner = load_planner(engine)
+def _driven_by_model(simulation: Simulation, planner: Planner, recipe: Recipe) -> tuple[Log, list[Choice]]:
+    """A drive of a model, which is closed. Where its plans stay far from the expert's, the expert drives for some seconds: a drive that is lost teaches nothing."""
     buffer = InputBuffer(planner.spec)
     well_s = relief_s = 0.0
 
