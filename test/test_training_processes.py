@@ -17,6 +17,7 @@ from torch import nn  # noqa: E402
 
 from spanvla_ros.contracts import SpanVLAError  # noqa: E402
 from spanvla_ros.training import loop as loops  # noqa: E402
+from spanvla_ros.training.expert import ExpertConfig, run_expert  # noqa: E402
 from spanvla_ros.training.loop import LoopConfig, Task, train  # noqa: E402
 from spanvla_ros.training.processes import Processes, launch  # noqa: E402
 from spanvla_ros.training.runs import Run  # noqa: E402
@@ -115,6 +116,12 @@ def unfair(processes: Processes, folder: Path) -> None:
 def test_a_batch_that_does_not_divide_is_refused(tmp_path):
     with pytest.raises(SpanVLAError, match=r"batch of 8 makes 3 parts \(micro_batch is 3\), which 2 processes can't share evenly"):
         launch(2, unfair, (tmp_path,))
+
+
+def test_such_a_batch_is_refused_before_anything_is_read(tmp_path):
+    config = ExpertConfig(vlm=str(tmp_path / "none"), loop=LoopConfig(steps=1, batch=8, micro_batch=8))
+    with pytest.raises(SpanVLAError, match="a batch of 8 makes 1 parts"):
+        run_expert(Processes(rank=0, world=2), config, tmp_path / "none", "unfair", silent)
 
 
 def vlm(folder: Path, name: str, start: list[str], *extra: str) -> list[float]:

@@ -144,6 +144,7 @@ class ExpertTask:
 
 def run_expert(processes: Processes, config: ExpertConfig, data: Path, name: str, say: Callable[[str], None]) -> Path:
     """Train stage 2; returns the run folder, whose `model/` holds VLM and expert. Called in every process of the group."""
+    config.loop.parts(processes.world)  # now, not after an hour of keys and values
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.loop.seed)
     if processes.rank:

@@ -21,6 +21,7 @@ from spanvla_ros.training.cache import Cache
 from spanvla_ros.training.processes import Processes
 
 CHUNK = 128  # samples per forward pass, and what an interrupted pass repeats at most
+SAY_S = 10.0  # between two lines of progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +135,7 @@ def build(
     arrays = {name: np.load(path / f"{name}.npy", mmap_mode="r+") for name in shapes}
     work = [(v, start) for v in range(len(views)) for start in range(0, len(samples), CHUNK)]
     mine = [w for w in work[processes.rank :: processes.world] if not arrays["done"][w[0] * len(samples) + w[1]]]
-    began = time.monotonic()
+    began = said = time.monotonic()
     for k, (v, start) in enumerate(mine):
         ids = samples[start : start + CHUNK]
         rows = slice(v * len(samples) + start, v * len(samples) + start + len(ids))
@@ -142,8 +143,9 @@ def build(
         arrays["kv"][rows, ..., : stored.shape[-2], :] = stored.to(torch.float16).numpy()
         arrays["length"][rows], arrays["next_position"][rows], arrays["sample"][rows] = length, position, ids
         arrays["done"][rows] = True
-        if (k + 1) % 20 == 0:
-            rate = (k + 1) * CHUNK * processes.world / (time.monotonic() - began)
+        now = time.monotonic()
+        if now - said >= SAY_S:
+            said, rate = now, (k + 1) * CHUNK * processes.world / (now - began)
             say(f"  keys and values {100 * (k + 1) / len(mine):.0f} %  {rate:.0f}/s  ETA {(len(mine) - k - 1) * CHUNK * processes.world / rate:.0f} s")
     for array in arrays.values():
         array.flush()

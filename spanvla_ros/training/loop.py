@@ -64,6 +64,16 @@ class LoopConfig:
         if not 0 <= self.ema < 1:
             raise ConfigError(f"ema must be in [0, 1), is {self.ema}")
 
+    def parts(self, world: int, count: int | None = None) -> int:
+        """Forward passes of a step, over `world` processes; a batch has at most `count` samples. ConfigError where they can't be shared evenly."""
+        batch = self.batch if count is None else min(self.batch, count)
+        parts = world if self.micro_batch is None else math.ceil(batch / self.micro_batch)
+        if parts % world or parts > batch:
+            raise ConfigError(
+                f"a batch of {batch} makes {parts} parts (micro_batch is {self.micro_batch}), which {world} processes can't share evenly"
+            )
+        return parts
+
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
@@ -130,12 +140,7 @@ class _Training:
             self.progress.line(f"resuming {run.path} at step {self.at.step} ({self.at.spent_s:.0f} s of training)")
         self.order = Order(task.count, config.batch, config.seed)
         self.steps = config.steps or (math.ceil(config.epochs * task.count / self.order.batch) if config.epochs else None)
-        self.parts = self.world if config.micro_batch is None else math.ceil(self.order.batch / config.micro_batch)
-        if self.parts % self.world or self.parts > self.order.batch:
-            raise ConfigError(
-                f"a batch of {self.order.batch} makes {self.parts} parts (micro_batch is {config.micro_batch}), "
-                f"which {self.world} processes can't share evenly"
-            )
+        self.parts = config.parts(self.world, task.count)
         self.evaluated = self.saved = dataclasses.replace(self.at)
 
     def run(self) -> dict[str, Tensor]:

@@ -242,6 +242,7 @@ def ensure_tokenizer(config: VlmConfig, codebook: Codebook | None, data: Path, r
 
 def run_vlm(processes: Processes, config: VlmConfig, config_path: Path, data: Path, name: str, say: Callable[[str], None]) -> Path:
     """Train stage 0 and 1; returns the run folder, which holds `model/` at the end. Called in every process of the group."""
+    config.loop.parts(processes.world)  # now, not when all pictures have been read
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.loop.seed)
     folder = runs() / name
