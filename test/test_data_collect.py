@@ -130,6 +130,13 @@ def test_who_is_to_be_corrected_does_not_drive_on_seeds_for_tests(capsys, tmp_pa
     assert "what a model is corrected by comes from seeds 0-4999" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", (["score"], ["dagger", "--seeds", "1:2", "--out"]))
+def test_a_model_that_is_not_there_is_one_line_before_any_work(folder, tmp_path, capsys, command):
+    place = folder if command == ["score"] else tmp_path / "new"
+    assert main(["data", *command, str(place), "--engine", str(tmp_path / "none")]) == 2
+    assert f"{tmp_path / 'none'} does not exist" in capsys.readouterr().err and not (tmp_path / "new").exists()
+
+
 def test_the_demo_model_sees_a_subset(folder):
     everything, demo = Dataset(folder), Dataset(folder, grid=DEMO, labels=("pos",))
     assert len(demo) < len(everything)

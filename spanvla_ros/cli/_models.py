@@ -20,8 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser, what: str, *, required: bool)
 
 
 def loader(args: argparse.Namespace) -> Callable[[], Planner] | None:
-    """Opens that model in whatever process calls it, on one thread; None where none was named."""
-    return partial(_engine, args.engine) if args.engine else partial(_spoken, args.spoken) if args.spoken else None
+    """Opens that model in whatever process calls it, on one thread; None where none was named. A broken one is an error here, not a pool
+    of processes that die."""
+    load = partial(_engine, args.engine) if args.engine else partial(_spoken, args.spoken) if args.spoken else None
+    if load is not None:
+        load().close()
+    return load
 
 
 def _engine(folder: Path) -> Planner:

@@ -140,7 +140,8 @@ def _driven(simulation: Simulation, recipe: Recipe) -> tuple[Log, list[Choice], 
 
 
 def _driven_by_model(simulation: Simulation, planner: Planner, recipe: Recipe) -> tuple[Log, list[Choice]]:
-    """A drive of a model, which is closed. Where its plans stay far from the expert's, the expert drives for some seconds: a drive that is lost teaches nothing."""
+    """A drive of a model, which is closed. Where its plans stay far from the expert's, the expert drives for some seconds: a lost drive
+    teaches nothing."""
     buffer = InputBuffer(planner.spec)
     well_s = relief_s = 0.0
 
