@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from types import SimpleNamespace as Box
 
 import cv2
@@ -76,6 +77,18 @@ def test_what_the_camera_does_not_see_can_not_be_made_up_for():
     assert not Lens("front", TRAINED, info(50.0, 800, 600)).covers
     away = Camera(width=224, height=126, hfov_deg=70.0, x_m=0.0, y_m=0.0, z_m=1.5, yaw_deg=180.0)
     assert not Lens("front", TRAINED, info(110.0, 800, 600), away.base_from_optical).covers
+
+
+def test_a_large_camera_costs_little():
+    trained = Camera(width=1600, height=900, hfov_deg=70.0, x_m=1.5, y_m=0.0, z_m=1.55)
+    tracemalloc.start()
+    try:
+        assert Lens("front", trained, info(110.0, 1920, 1080, d=[0.01] * 5)).covers is not None
+        peak_mb = tracemalloc.get_traced_memory()[1] / 1e6
+    finally:
+        tracemalloc.stop()
+    # the map itself takes 12 MB; the node makes it while heartbeats wait
+    assert peak_mb < 150
 
 
 def test_a_resolution_that_is_not_that_of_the_calibration_is_named():

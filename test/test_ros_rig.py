@@ -11,7 +11,9 @@ pytest.importorskip("rclpy", reason="ROS 2 (rclpy) is not installed")
 
 from helpers import demo_spec  # noqa: E402
 
+from spanvla_ros.planning.lens import fitting  # noqa: E402
 from spanvla_ros.planning.rig import Camera, load_rig  # noqa: E402
+from spanvla_ros.ros import rig  # noqa: E402
 from spanvla_ros.ros.rig import RigCheck, lens_differences, mount_differences  # noqa: E402
 from spanvla_ros.share import share  # noqa: E402
 
@@ -84,3 +86,24 @@ def test_error_refuses_until_every_camera_is_known_and_as_trained():
     warned = RigCheck(Node(), demo_spec(), {**VALUES, "rig_check": "warn", "rectify": False}, lambda *_: None)
     warned.on_camera_info("front", info(110.0, 800, 600))
     assert warned.refused == ""
+
+
+def test_a_lens_is_made_again_only_for_another_calibration_or_mounting(monkeypatch):
+    made = []
+    monkeypatch.setattr(rig, "fitting", lambda *given: made.append(given) or fitting(*given))
+    check = RigCheck(Node(), demo_spec(), VALUES, lambda *_: None)
+
+    def moved(frame, x_m):
+        transform = Box(rotation=Box(x=-0.5, y=0.5, z=-0.5, w=0.5), translation=Box(x=x_m, y=0.0, z=1.55))
+        check._on_tf(Box(transforms=[Box(header=Box(frame_id="base_link"), child_frame_id=frame, transform=transform)]))
+
+    check.on_camera_info("front", info(110.0, 800, 600))
+    assert len(made) == 1
+    for number in range(50):
+        moved(f"wheel_{number}", 0.0)
+    check.on_camera_info("front", info(110.0, 800, 600))
+    assert len(made) == 1
+    moved("front", 1.5)
+    assert len(made) == 2 and check.refused == ""
+    check.on_camera_info("front", info(100.0, 800, 600))
+    assert len(made) == 3

@@ -94,6 +94,7 @@ class RigCheck:
         self._cameras = {} if rig is None else {c: rig.cameras[c] for c in spec.cameras}
         self._lock = threading.Lock()
         self._infos: dict[str, Any] = {}
+        self._lenses: dict[str, tuple[Any, tuple[Lens | None, bool]]] = {}
         self._parents: dict[str, tuple[str, np.ndarray]] = {}
         self._subscriptions = []
         if TFMessage is not None:
@@ -146,6 +147,15 @@ class RigCheck:
             pose = step @ pose
         return pose
 
+    def _fitting(self, name: str, info: Any, pose: np.ndarray | None) -> tuple[Lens | None, bool]:
+        """`fitting`, again only where calibration or mounting have changed: other frames come and go by the hundred."""
+        if not self._rectify:
+            return None, False
+        given = _calibration(info), None if pose is None else pose.tobytes()
+        if self._lenses.get(name, (None,))[0] != given:
+            self._lenses[name] = given, fitting(name, self._cameras[name], info, pose)
+        return self._lenses[name][1]
+
     def _judge(self) -> None:
         with self._lock:
             differences, mended, mounted = [], [], []
@@ -154,7 +164,7 @@ class RigCheck:
                 if info is None:
                     continue
                 pose = self._mounting(info.header.frame_id)
-                lens, turned = fitting(name, camera, info, pose) if self._rectify else (None, False)
+                lens, turned = self._fitting(name, info, pose)
                 seen = lens_differences(name, camera, info)
                 if lens is None:
                     differences += seen
