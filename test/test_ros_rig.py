@@ -13,7 +13,6 @@ from helpers import demo_spec  # noqa: E402
 
 from spanvla_ros.planning.lens import fitting  # noqa: E402
 from spanvla_ros.planning.rig import Camera, load_rig  # noqa: E402
-from spanvla_ros.ros import rig  # noqa: E402
 from spanvla_ros.ros.rig import RigCheck, lens_differences, mount_differences  # noqa: E402
 from spanvla_ros.share import share  # noqa: E402
 
@@ -90,7 +89,7 @@ def test_error_refuses_until_every_camera_is_known_and_as_trained():
 
 def test_a_lens_is_made_again_only_for_another_calibration_or_mounting(monkeypatch):
     made = []
-    monkeypatch.setattr(rig, "fitting", lambda *given: made.append(given) or fitting(*given))
+    monkeypatch.setattr("spanvla_ros.ros.rig.fitting", lambda *given: made.append(given) or fitting(*given))
     check = RigCheck(Node(), demo_spec(), VALUES, lambda *_: None)
 
     def moved(frame, x_m):
