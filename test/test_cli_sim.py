@@ -46,7 +46,7 @@ def test_workers_change_nothing(tmp_path):
     assert rows[0] == rows[1]
 
 
-def test_a_dead_worker_costs_no_episode(tmp_path, capsys):
+def test_a_dead_worker_costs_no_episode(tmp_path):
     words = ["sim", "--planner", "constant_velocity", "--suite", "stopped,red,lane", "--seeds", "6000:6001", "--workers", "2", "--out", str(tmp_path)]
 
     def kill():
@@ -60,7 +60,6 @@ def test_a_dead_worker_costs_no_episode(tmp_path, capsys):
     assert main(words) == 0
     rows = json.loads((tmp_path / "summary.json").read_text())["scenarios"]
     assert [row["family"] for row in rows] == ["stopped", "red", "lane"]
-    assert "episodes are left and go on" in capsys.readouterr().err
 
 
 def test_comparison(tmp_path, capsys):

@@ -5,9 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
-import signal
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -16,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spanvla_ros.cli._sim_text import comparison, progress, table
-from spanvla_ros.contracts import ConfigError, SpanVLAError
+from spanvla_ros.contracts import ConfigError
 from spanvla_ros.evaluation import benchmark, results
 from spanvla_ros.planning.planner import Rate
 from spanvla_ros.share import DEMO_ENGINE, share
+from spanvla_ros.workers import WorkerFailed, spread
 
 if TYPE_CHECKING:
     from spanvla_ros.sim.latency import Latency
@@ -39,11 +37,6 @@ OUT/report.html    one file: tables, drives from above, clips of what failed
 OUT/episodes.jsonl grows by one line per episode; OUT/episodes/ holds its pictures
 """
 PLANNERS = ("expert", "constant_velocity", "ego_mlp", "spanvla")
-ATTEMPTS = 3  # with processes that die
-
-
-class WorkerFailed(SpanVLAError):
-    """A process that drove episodes died."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -202,40 +195,20 @@ _worker: _Worker | None = None  # of this process
 
 def _begin(*arguments: Any) -> None:
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asked ends the others
     _worker = _Worker(*arguments)
 
 
-def _drive(family: str, seed: int) -> tuple[dict[str, Any], dict[str, bytes]]:
+def _drive(place: tuple[str, int]) -> tuple[dict[str, Any], dict[str, bytes]]:
     from spanvla_ros.sim.scenarios.scenario import build
 
-    return _worker.drive(build(family, seed))
+    return _worker.drive(build(*place))
 
 
 def _parallel(args: argparse.Namespace, scenarios: list[Scenario]) -> Iterator[tuple[dict[str, Any], dict[str, bytes]]]:
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor
-    from concurrent.futures.process import BrokenProcessPool
-
-    # libraries that start as many threads as there are cores would fight over them
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     make = _maker(args)
-    make().close()  # a broken engine is one clear line, not a pool of dead processes
-    setting = (make, args.render == "gl", args.black, args.latency, args.rate)
-    left, died = list(scenarios), 0
-    while left:
-        pool = ProcessPoolExecutor(args.workers, multiprocessing.get_context("spawn"), _begin, setting)
-        try:
-            for found in pool.map(_drive, [s.family for s in left], [s.seed for s in left]):
-                yield found
-                del left[0]
-        except BrokenProcessPool:
-            died += 1
-            if died == ATTEMPTS:
-                raise WorkerFailed(f"a process that drove episodes died {died} times (out of memory?); try fewer --workers") from None
-            print(f"a process that drove episodes died; {len(left)} episodes are left and go on", file=sys.stderr, flush=True)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    make().close()  # a broken engine ends this at once
+    setup = partial(_begin, make, args.render == "gl", args.black, args.latency, args.rate)
+    yield from spread(_drive, [(s.family, s.seed) for s in scenarios], args.workers, setup=setup)
 
 
 def _over_ros(args: argparse.Namespace, scenarios: list[Scenario]) -> Iterator[tuple[dict[str, Any], dict[str, bytes]]]:

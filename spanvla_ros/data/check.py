@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from spanvla_ros.data.shards import Dataset
 from spanvla_ros.geometry import interpolate_poses, to_local
 from spanvla_ros.planning.images import decode_jpeg
 from spanvla_ros.planning.inputs import InputLimits
+from spanvla_ros.workers import spread
 
 _ENOUGH = 400  # samples from which on the shares mean something
 _SPEED_STEP_MPS = 1.2  # most that the speed changes within 0.1 s, numbers and slip included
@@ -48,8 +48,7 @@ def check(folder: Path, workers: int = 1) -> Findings:
     errors = list(_overall(dataset, scorable))
     parts = list(shards.values())
     if workers > 1:
-        with multiprocessing.get_context("spawn").Pool(workers, _open, (folder,)) as pool:
-            found = pool.map(_shard_of_worker, parts, chunksize=4)
+        found = list(spread(_shard_of_worker, parts, workers, setup=partial(_open, folder)))
     else:
         found = list(map(partial(_shard, dataset), parts))
     errors += [line for lines, _, _ in found for line in lines]

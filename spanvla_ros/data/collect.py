@@ -9,7 +9,6 @@ DART) or because a model drives (DAgger), the future is the expert's plan for th
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +41,7 @@ from spanvla_ros.sim.scenarios import family as families_of
 from spanvla_ros.sim.scenarios import scenario as scenarios
 from spanvla_ros.sim.scenarios.scenario import Fault, Scenario
 from spanvla_ros.sim.simulation import Simulation
+from spanvla_ros.workers import spread
 
 GENERATOR = f"spanvla_ros {__version__} collect/2"
 LIMIT_S = 25.0
@@ -257,6 +257,10 @@ def _work(job: tuple[str, int, Path, Recipe]) -> tuple[str, int, str | None, boo
         return f"{family} {seed}", 0, f"{type(error).__name__}: {error}", False
 
 
+def _work_all(jobs: list[tuple[str, int, Path, Recipe]]) -> list[tuple[str, int, str | None, bool]]:
+    return [_work(job) for job in jobs]
+
+
 def collect(families: list[str], seeds: range, folder: Path, workers: int = 2, recipe: Recipe = Recipe()) -> Iterator[tuple[str, int, str | None]]:
     """Drive every family with every seed in `workers` processes; yields (drive, samples, error or None) as they finish.
 
@@ -264,9 +268,10 @@ def collect(families: list[str], seeds: range, folder: Path, workers: int = 2, r
     """
     jobs = [(family, seed, folder, recipe) for seed in seeds for family in families]
     jobs.sort(key=lambda job: (job[1] // 10, _kind(job[0], job[1]), job[1], job[0]))
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(workers, maxtasksperchild=_CHUNKS_PER_PROCESS) as pool:
-        for name, count, error, fatal in pool.imap_unordered(_work, jobs, chunksize=min(_CHUNK, max(1, len(jobs) // (4 * workers)))):
+    size = min(_CHUNK, max(1, len(jobs) // (4 * workers)))
+    chunks = [jobs[k : k + size] for k in range(0, len(jobs), size)]
+    for chunk in spread(_work_all, chunks, workers, ordered=False, jobs_per_process=_CHUNKS_PER_PROCESS):
+        for name, count, error, fatal in chunk:
             if fatal:
                 raise DataError(error)
             yield name, count, error

@@ -8,7 +8,6 @@ in a second pass, so that memory doesn't grow with the bag.
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,6 +33,7 @@ from spanvla_ros.planning.inputs import Grid, InputBuffer, InputLimits
 from spanvla_ros.planning.prompt import INSTRUCTIONS
 from spanvla_ros.sim.chart import Chart
 from spanvla_ros.sim.frame import Frame, to_document
+from spanvla_ros.workers import spread
 
 GENERATOR = f"spanvla_ros {__version__} bag/1"
 _LIMITS = InputLimits()
@@ -89,8 +89,7 @@ def ingest_all(bags: Sequence[Path], folder: Path, recipe: IngestRecipe, workers
     if workers == 1:
         yield from map(_raised, map(_work, jobs))
         return
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        yield from map(_raised, pool.imap_unordered(_work, jobs))
+    yield from map(_raised, spread(_work, jobs, workers, ordered=False))
 
 
 def ingest(path: Path, folder: Path, recipe: IngestRecipe) -> Report:

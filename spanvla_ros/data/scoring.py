@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from spanvla_ros.evaluation.pdm.scene import WAYPOINTS, Scene
 from spanvla_ros.planning.planner import Planner
 from spanvla_ros.sim import frame as frames_of
 from spanvla_ros.sim.chart import Chart, Guide
+from spanvla_ros.workers import spread
 
 NAMES = {"v1": "pdms", "v2": "epdms"}
 
@@ -89,9 +90,8 @@ def score_all(folder: Path, workers: int, split: str | None = None, load: Callab
         for index in range(count):
             yield from _some((index,))
         return
-    with multiprocessing.get_context("spawn").Pool(workers, _open, (folder, split, load)) as pool:
-        for verdicts in pool.imap(_some, np.array_split(np.arange(count), max(1, count // 24))):
-            yield from verdicts
+    for verdicts in spread(_some, np.array_split(np.arange(count), max(1, count // 24)), workers, setup=partial(_open, folder, split, load)):
+        yield from verdicts
 
 
 _state: dict[str, object] = {}

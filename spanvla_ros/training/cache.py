@@ -5,11 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-import multiprocessing
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +18,7 @@ from spanvla_ros.contracts import DataError, ModelSpec
 from spanvla_ros.planning import motion, preprocess, prompt
 from spanvla_ros.planning import tokenizer as planning_tokenizer
 from spanvla_ros.training import lists, targets
+from spanvla_ros.workers import spread
 
 VERSION = 3  # of the layout below; part of the hash
 CHUNK = 256  # samples; what an interrupted pass repeats at most, per worker
@@ -122,8 +120,9 @@ def _fill(
     starts = [s for s in range(0, count, CHUNK) if s not in done]
     say(f"preprocessing {count} samples into {path}" + (f" ({len(done) * CHUNK} done before)" if done else ""))
     began = time.monotonic()
-    with _pool(workers, (str(path), source, spec.to_dict(), str(tokenizer_path))) as run, open(names_path, "a", encoding="utf-8") as file:
-        for k, (start, names) in enumerate(run([(s, min(s + CHUNK, count)) for s in starts])):
+    chunks, setup = [(s, min(s + CHUNK, count)) for s in starts], (str(path), source, spec.to_dict(), str(tokenizer_path))
+    with open(names_path, "a", encoding="utf-8") as file:
+        for k, (start, names) in enumerate(_converted(chunks, workers, setup)):
             done[start] = names
             file.write(json.dumps({"start": start, "names": names}) + "\n")
             file.flush()
@@ -174,15 +173,10 @@ def convert(sample: Any, spec: ModelSpec, tokenizer, where: str) -> dict[str, np
     }
 
 
-@contextmanager
-def _pool(workers: int, setup: tuple[Any, ...]) -> Iterator[Callable[[list[tuple[int, int]]], Iterator[tuple[int, list[list[str]]]]]]:
+def _converted(chunks: list[tuple[int, int]], workers: int, setup: tuple[Any, ...]) -> Iterator[tuple[int, list[list[str]]]]:
     if workers <= 1:
-        state = _open(*setup)
-        yield partial(map, partial(_chunk, state=state))
-        return
-    # spawned, not forked: the parent may already run threads
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start, initargs=setup) as pool:
-        yield partial(pool.map, _chunk)
+        return map(partial(_chunk, state=_open(*setup)), chunks)
+    return spread(_chunk, chunks, workers, setup=partial(_start, *setup))
 
 
 _worker: dict[str, Any] = {}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from spanvla_ros.data import scoring
 from spanvla_ros.data.shards import Dataset
 from spanvla_ros.evaluation.pdm.scene import WAYPOINTS
 from spanvla_ros.training.cache import IMITATED, READER
+from spanvla_ros.workers import spread
 
 CHUNK = 8  # samples per task of a worker
 
@@ -36,12 +37,11 @@ def score(folder: Path, samples: np.ndarray, plans: np.ndarray, workers: int, sa
     """
     began, found = time.monotonic(), []
     work = [(samples[k : k + CHUNK], plans[:, k : k + CHUNK, :WAYPOINTS]) for k in range(0, len(samples), CHUNK)]
-    with multiprocessing.get_context("spawn").Pool(workers, _open, (folder,)) as pool:
-        for k, part in enumerate(pool.imap(_judge, work), 1):
-            found.append(part)
-            if k % 5 == 0 or k == len(work):
-                left = (len(work) - k) * (time.monotonic() - began) / k
-                say(f"  PDM score {100 * k / len(work):.0f} %  ETA {left:.0f} s")
+    for k, part in enumerate(spread(_judge, work, workers, setup=partial(_open, folder)), 1):
+        found.append(part)
+        if k % 5 == 0 or k == len(work):
+            left = (len(work) - k) * (time.monotonic() - began) / k
+            say(f"  PDM score {100 * k / len(work):.0f} %  ETA {left:.0f} s")
     return np.concatenate(found, axis=1)
 
 

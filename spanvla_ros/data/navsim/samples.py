@@ -7,7 +7,6 @@ so that no two splits share one. Pictures keep their bytes.
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +32,7 @@ from spanvla_ros.planning.inputs import Grid
 from spanvla_ros.planning.prompt import reasoning_text
 from spanvla_ros.sim.frame import Frame as Instant
 from spanvla_ros.sim.frame import to_document
+from spanvla_ros.workers import spread
 
 GENERATOR = f"spanvla_ros {__version__} navsim/1"
 LICENCE = "nuPlan / OpenScene: CC BY-NC-SA 4.0, non-commercial"
@@ -101,9 +101,8 @@ def convert(source: Source, folder: Path, workers: int = 1, shard: tuple[int, in
     if workers == 1:
         yield from map(_work, jobs)
         return
-    # chunks of one: neighbouring logs are of one city, but their lengths differ by a hundred
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        yield from pool.imap_unordered(_work, jobs)
+    # one by one: neighbouring logs are of one city, but their lengths differ by a hundred
+    yield from spread(_work, jobs, workers, ordered=False)
 
 
 _cities: dict[tuple[Path, str], City] = {}
