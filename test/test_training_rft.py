@@ -183,6 +183,20 @@ def test_reference_is_the_model_it_started_from(model, data):
     assert after.requires_grad and torch.equal(rollouts.log_probs(learner, prompt, drawn, allowed, 1.0), after)
 
 
+def test_adapters_of_the_words_leave_what_the_expert_reads_of_the_prompt(model, data):
+    learner = tiny.build(seed=3, codebook=model.codebook)
+    before = rollouts.prefill(learner, prompt_of(learner, data))
+    adapters.inject(learner.vlm, LoraConfig(rank=4, dropout=0.0, targets=adapters.behind_taps(learner)))
+    with torch.no_grad():
+        for name, weight in learner.vlm.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.2)
+    after = rollouts.prefill(learner, prompt_of(learner, data))
+    for old, new in zip(learner.tapped(before.kv), learner.tapped(after.kv)):
+        assert torch.equal(old[0], new[0]) and torch.equal(old[1], new[1])
+    assert not torch.allclose(before.logits, after.logits, atol=1e-3)
+
+
 def trained(processes: Processes, data: Path, name: str, *overrides: str) -> None:
     """A run with a small vocabulary, so that answers end and plans count."""
     rft.rollouts.vocabulary = few

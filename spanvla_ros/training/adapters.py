@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from torch import nn
+
 from spanvla_ros.contracts import ConfigError
+from spanvla_ros.model.spanvla import SpanVLA
 from spanvla_ros.model.vlm import VLM
 
 
@@ -26,6 +29,15 @@ class LoraConfig:
     def parameters(self, layers: list[tuple[str, int, int]]) -> int:
         """Adapter weights beside `layers`: (name, inputs, outputs) of the linear maps of the decoder."""
         return sum(self.rank * (inputs + outputs) for name, inputs, outputs in layers if name in self.targets)
+
+
+def behind_taps(model: SpanVLA) -> tuple[str, ...]:
+    """Linear maps of the decoder that no key or value which the expert reads depends on: queries, output and MLP of the last tapped
+    layer, and all layers after it."""
+    last = max(model.spec.taps)
+    maps = [name for name, module in model.vlm.decoder.named_modules() if name.startswith("layers.") and isinstance(module, nn.Linear)]
+    layer = {name: int(name.split(".")[1]) for name in maps}
+    return tuple(name for name in maps if layer[name] > last or (layer[name] == last and not name.endswith(("k_proj", "v_proj"))))
 
 
 def inject(vlm: VLM, config: LoraConfig) -> None:

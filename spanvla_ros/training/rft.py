@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -62,6 +62,7 @@ class RftConfig:
     reward: RewardConfig = field(default_factory=RewardConfig)
     phases: tuple[Phase, ...] = PUBLISHED
     lora: LoraConfig = field(default_factory=lambda: LoraConfig(rank=8))
+    adapt: Literal["decoder", "words"] = "decoder"  # words: only what the expert sees nothing of but the words, in place of lora.targets
     gradient_checkpointing: bool = False
     bf16: bool = True
     threads: int = 1  # per process
@@ -246,7 +247,7 @@ def run_rft(processes: Processes, config: RftConfig, data: Path, name: str, say:
     rollouts.require(model, config.rollout)
     torch.manual_seed(config.loop.seed)
     model.requires_grad_(False)
-    adapters.inject(model.vlm, config.lora)
+    adapters.inject(model.vlm, replace(config.lora, targets=adapters.behind_taps(model)) if config.adapt == "words" else config.lora)
     model.vlm.decoder.embed_tokens.requires_grad_(False)
     model.vlm.recompute = config.gradient_checkpointing
     model.to(processes.device)
