@@ -107,6 +107,17 @@ def test_log_probabilities_are_those_of_the_sampler(model, data):
     assert allowed[drawn.spoken[drawn.chosen].astype(int), drawn.tokens[drawn.chosen]].all()
 
 
+def test_answers_without_a_word(model, data):
+    """Through the expert all answers of a group may be the end of the text alone."""
+    allowed = few(model)
+    allowed[0] = False
+    allowed[0, model.tokenizer.token_to_id(ACTION_START)] = True
+    prompt = prompt_of(model, data)
+    drawn = draw(model, prompt, allowed, kind="expert")
+    assert drawn.tokens.shape == (6, 1) and drawn.texts == ("",) * 6
+    np.testing.assert_allclose(rollouts.log_probs(model, prompt, drawn, allowed, 1.0).detach().numpy(), drawn.log_probs, atol=1e-6)
+
+
 def test_shared_prompt_equals_one_sequence_each(model, data):
     prompt, allowed = prompt_of(model, data), few(model)
     drawn = draw(model, prompt, allowed)

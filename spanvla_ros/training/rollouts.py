@@ -148,14 +148,16 @@ def log_probs(model: SpanVLA, prompt: Prompt, rollouts: Rollouts, allowed: Tenso
     size = prompt.ids.shape[1]
     ones = torch.ones(1, size, device=device)
     hidden, past = vlm.decode_layers(vlm.embed(prompt.ids, prompt.slot, prompt.features), *vlm.rope(prompt.positions), causal_mask(ones))
-    start = prompt.positions.amax() + 1
-    # the last token predicts nothing
-    before = tokens[:, :-1].clamp(min=0)
-    positions = (start + torch.arange(width - 1, device=device)).expand(3, 1, -1)
-    mask = additive(torch.ones(width - 1, size + width - 1, device=device).tril(diagonal=size))[None, None]
-    shared = [(key.expand(batch, -1, -1, -1), value.expand(batch, -1, -1, -1)) for key, value in past]
-    after, _ = vlm.decode_layers(vlm.decoder.embed_tokens(before), *vlm.rope(positions), mask, past=shared)
-    states = torch.cat((hidden[:, -1:].expand(batch, -1, -1), after), dim=1)
+    states = hidden[:, -1:].expand(batch, -1, -1)
+    if width > 1:  # else every answer is the end of the text
+        start = prompt.positions.amax() + 1
+        # the last token predicts nothing
+        before = tokens[:, :-1].clamp(min=0)
+        positions = (start + torch.arange(width - 1, device=device)).expand(3, 1, -1)
+        mask = additive(torch.ones(width - 1, size + width - 1, device=device).tril(diagonal=size))[None, None]
+        shared = [(key.expand(batch, -1, -1, -1), value.expand(batch, -1, -1, -1)) for key, value in past]
+        after, _ = vlm.decode_layers(vlm.decoder.embed_tokens(before), *vlm.rope(positions), mask, past=shared)
+        states = torch.cat((states, after), dim=1)
     scores = vlm.logits(states[chosen]).float() / temperature
     scores = scores.masked_fill(~allowed[spoken[chosen].long()], -torch.inf).log_softmax(dim=-1)
     values = scores.gather(1, tokens[chosen][:, None])[:, 0]
