@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -121,9 +122,16 @@ def spread(
             worker.end()
 
 
+def _follow() -> None:
+    """End with the parent, also in the middle of a job and when the parent is killed."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
 def _serve(connection: Connection, function: Callable[[Any], Any], setup: Callable[[], None] | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends the others
     faulthandler.enable()  # a crash in a library says where
+    threading.Thread(target=_follow, daemon=True).start()
     ready = False
     while True:
         try:
