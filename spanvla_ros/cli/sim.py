@@ -152,14 +152,14 @@ def _drives(args: argparse.Namespace, scenarios: list[Scenario]) -> Iterator[tup
     """Result and pictures of every episode, in order."""
     if args.ros:
         yield from _over_ros(args, scenarios)
-    elif args.workers > 1:
-        yield from _parallel(args, scenarios)
-    else:
+    elif args.carla:
         worker = _Worker(_maker(args), args.render == "gl", args.black, args.latency, args.rate, args.carla)
         try:
             yield from map(worker.drive, scenarios)
         finally:
             worker.planner.close()
+    else:
+        yield from _apart(args, scenarios)
 
 
 class _Worker:
@@ -204,7 +204,8 @@ def _drive(place: tuple[str, int]) -> tuple[dict[str, Any], dict[str, bytes]]:
     return _worker.drive(build(*place))
 
 
-def _parallel(args: argparse.Namespace, scenarios: list[Scenario]) -> Iterator[tuple[dict[str, Any], dict[str, bytes]]]:
+def _apart(args: argparse.Namespace, scenarios: list[Scenario]) -> Iterator[tuple[dict[str, Any], dict[str, bytes]]]:
+    """In processes of their own, also where one drives them all: what crashes there costs no episode."""
     make = _maker(args)
     make().close()  # a broken engine ends this at once
     setup = partial(_begin, make, args.render == "gl", args.black, args.latency, args.rate)
