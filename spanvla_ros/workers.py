@@ -55,8 +55,8 @@ class _Worker:
         except OSError:
             raise EOFError from None
 
-    def code(self) -> str:
-        """How it died."""
+    def died(self) -> str:
+        """Clear away what is left of it, and say how it died."""
         self.process.join(timeout=5)
         self.end()
         return f"exit code {self.process.exitcode}"
@@ -98,7 +98,7 @@ def spread(
                 try:
                     result, error = worker.answer()
                 except EOFError:
-                    code = worker.code()
+                    code = worker.died()
                     del crew[connection]
                     deaths[worker.index] += 1
                     if deaths[worker.index] == ATTEMPTS:
